@@ -1,23 +1,42 @@
-# make demo   explore -> select -> a picture, on the built-in environment
-# make test   the tests, the linters and the type checker's set-up included
+# make demo       explore -> select -> a picture, on the built-in environment
+# make train      Algorithm 1 on the built-in environment: EEF beside RFT x 6, with a model from scratch
+# make test       the tests, the linters and the type checker's set-up included
 # Each sets up .venv by itself. PYTHON names another Python (>= 3.11).
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := install --quiet --disable-pip-version-check
+# The CPU's build of PyTorch; `make setup-gpu` is for GPUs.
+TORCH ?= torch==2.13.0
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: setup demo test test-slow lint docs bench clean
+.PHONY: setup setup-train setup-gpu demo train reproduce test test-slow lint docs bench clean
 
 setup: .venv/dev
+
+setup-train: .venv/train
 
 .venv/base: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/pip $(PIP) -e .
+	touch $@
+
+.venv/train: .venv/base
+	$(BIN)/pip $(PIP) $(TORCH) -e '.[train]'
 	touch $@
 
 .venv/dev: .venv/base
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip $(PIP) $(TORCH) -e '.[dev]'
+	touch $@
+
+# One environment for a GPU (CUDA 13): training with Unsloth, serving with vLLM. `make train BIN=.venv-gpu/bin` uses it.
+setup-gpu: .venv-gpu/done
+
+.venv-gpu/done: pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip $(PIP) torch==2.13.0 transformers==5.17.0 unsloth==2026.10.7 unsloth_zoo==2026.10.7 \
+		vllm==0.32.0 peft==0.21.2 -e '.[server,train,webshop]'
 	touch $@
 
 demo: .venv/base
@@ -27,6 +46,34 @@ demo: .venv/base
 	$(BIN)/trajkit explore --runs demo/runs --env envs.webshop:WebShop --policy envs.webshop:Novice --plan initial --plan skip_length --iteration 1
 	$(BIN)/trajkit select --input demo/runs --out demo/sft.parquet
 	$(BIN)/trajkit show --runs demo/runs
+
+# make train                                   EEF beside RFT x 6 on the built-in shop
+# make train METHOD=rft ENV=envs.scienceworld:ScienceWorld MODEL=folder
+#   METHOD, ENV, MODEL, EXPERT, CONFIG (presets or TOMLs), SET (section.key=value ...): one run of what they say.
+#   Without CONFIG the environment's preset is taken, and with MODEL the paper's settings (preset eef) over it.
+# Both go on where they were stopped; RUN is the folder.
+ASKED := $(strip $(METHOD)$(ENV)$(MODEL)$(EXPERT)$(CONFIG)$(SET))
+MODULE := $(subst envs.,,$(firstword $(subst :, ,$(ENV))))
+PRESETS := $(or $(CONFIG),$(if $(filter envs.webshop:TinyShop,$(ENV)),tinyshop,$(or $(MODULE),tinyshop)) $(if $(MODEL),eef))
+RUN ?= $(if $(ASKED),run,train-run)
+
+train: $(if $(filter .venv/bin,$(BIN)),.venv/train)
+ifeq ($(ASKED),)
+	$(BIN)/python -m train.study train/studies/demo.toml --out $(RUN)
+else
+	$(BIN)/python -m train.loop --out $(RUN) $(PRESETS:%=--config %) $(if $(METHOD),--set loop.method=$(METHOD)) \
+		$(if $(ENV),--set explore.env=$(ENV)) $(if $(MODEL),--set loop.model=$(MODEL)) \
+		$(if $(EXPERT),--set 'explore.experts=["$(EXPERT)"]') $(SET:%=--set %)
+	$(BIN)/python -m train.results $(RUN) --png $(RUN)/results.png
+endif
+
+# Every figure of docs/reproduction.md; goes on where it was stopped.
+reproduce: .venv/train
+	$(BIN)/python -m train.study train/studies/paper.toml --out reproduction
+	$(BIN)/python -m train.study train/studies/ablations.toml --out reproduction --csv reproduction/ablations.csv --png reproduction/ablations.png
+	$(BIN)/python -m train.study train/studies/useless.toml --out reproduction/useless
+	$(BIN)/pip $(PIP) -e '.[scienceworld]'
+	$(BIN)/python -m train.study train/studies/scienceworld.toml --out reproduction/scienceworld
 
 test: .venv/dev
 	$(BIN)/pytest -n 2 -m 'not slow'
@@ -38,7 +85,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/sqlfluff lint sql
+	$(BIN)/sqlfluff lint sql train/studies
 
 # Writes what the documents show: tables, rules, every command's real output, the picture.
 docs: .venv/dev
@@ -47,6 +94,8 @@ docs: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/exploring.py
+	$(BIN)/python benchmarks/generating.py
+	$(BIN)/python benchmarks/training.py
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-gpu demo train-run

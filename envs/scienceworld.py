@@ -7,6 +7,7 @@ own `step` lists every valid action each time, which takes several times as long
     ScienceWorld    the environment
     Gold            follows the simulator's own solution
     PerturbedGold   follows it and goes astray on the way: a failing expert
+    Mistaken        follows it with detours and ends many episodes by a wrong focus: its failures begin well
     Novice          follows it and forgets more than it should: a weaker policy
 
 The parts, top to bottom: the simulator's process, environment, policies.
@@ -42,6 +43,13 @@ SYSTEM = (
     "number. You may think first: write 'Thought: ...' and then 'Action: ...' on a line of its own."
 )
 
+# The house's doors: which rooms a room leads to.
+DOORS = {
+    "hallway": ("art studio", "bedroom", "greenhouse", "kitchen", "living room", "workshop"),
+    "kitchen": ("bathroom", "hallway", "outside"),
+    "outside": ("foundry", "greenhouse", "kitchen"),
+    "greenhouse": ("hallway", "outside"),
+}  # all others have one door
 
 # --- the simulator's process -------------------------------------------------------------------
 
@@ -88,7 +96,8 @@ class ScienceWorld:
 
     `simplifications` are the simulator's, separated by commas (`SIMPLIFICATIONS`); none by default, so no teleport.
     A task's id is task/variation, such as boil/3, and task/variation/simplifications where there are any: they
-    make it another s_0. `limit` keeps that many tasks of a split, spread evenly over the 30 tasks; 0: all.
+    make it another s_0. `only` keeps the tasks of these names, separated by commas; empty: all 30. `limit` keeps
+    that many tasks of a split, spread evenly over the names; 0: all. `system` is what a policy is told first.
     Scores run from 0 to 100; a focus on a wrong thing gives -100 and ends the episode.
     """
 
@@ -99,7 +108,7 @@ class ScienceWorld:
         "-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2", "-Xmx512m", "-XX:+UseSerialGC",
     )  # fmt: skip
 
-    def __init__(self, simplifications: str = "", limit: int = 0) -> None:
+    def __init__(self, simplifications: str = "", limit: int = 0, only: str = "", system: str = SYSTEM) -> None:
         unknown = [name for name in simplifications.split(",") if name and name not in SIMPLIFICATIONS]
         if unknown:
             raise ValueError(f"simplifications={simplifications}: {unknown[0]} is none of {', '.join(SIMPLIFICATIONS)}")
@@ -109,7 +118,8 @@ class ScienceWorld:
             raise UsageError("ScienceWorld needs its package: pip install 'trajkit[scienceworld]'.")
         if not shutil.which("java"):
             raise UsageError("ScienceWorld needs Java 17 or newer: apt-get install default-jre-headless.")
-        self.simplifications, self.limit = simplifications, limit
+        self.simplifications, self.limit, self.system = simplifications, limit, system
+        self.only = [name for name in only.split(",") if name]
         self._simulator: Simulator | None = None
         self._score = 0
 
@@ -135,8 +145,14 @@ class ScienceWorld:
         return found
 
     def tasks(self, split: str) -> list[Task]:
-        """The tasks of `split` (train, dev or test), by task and variation."""
-        by_task = [[(task, v) for v in splits.get(split, [])] for task, splits in self.variations.items()]
+        """The tasks of `split` (train, dev or test), by task and variation.
+
+        Raises ValueError where `only` has a name that is no task's.
+        """
+        if unknown := set(self.only) - set(self.variations):
+            raise ValueError(f"only={','.join(self.only)}: {min(unknown)} is none of {', '.join(self.variations)}")
+        names = [task for task in self.variations if not self.only or task in self.only]
+        by_task = [[(task, v) for v in self.variations[task].get(split, [])] for task in names]
         wanted = [pair for row in zip_longest(*by_task) for pair in row if pair][: self.limit or None]
         meta = {"simplifications": self.simplifications} if self.simplifications else {}
         return [Task(self.task_id(task, number), self.name, split, meta) for task, number in sorted(wanted)]
@@ -150,7 +166,7 @@ class ScienceWorld:
         self.load(task_id)
         first = f"{self.world.getTaskDescription()}\n\n{self.world.step('look around')}"
         self._score = self._read_score()
-        return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": first}], {"score": self._score}
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": first}], {"score": self._score}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Take one action. One that the simulator does not know is answered so, and takes no time there."""
@@ -281,9 +297,7 @@ class PerturbedGold(Gold):
 
     def __init__(self, wrong: float = 0.06, forgets: float = 0.03, simplifications: str = "") -> None:
         super().__init__(simplifications)
-        for name, share in (("wrong", wrong), ("forgets", forgets)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share}: it must be from 0 to 1")
+        _check_shares(wrong=wrong, forgets=forgets)
         self.wrong, self.forgets = wrong, forgets
 
     def _choose(self, first: str, actions: Sequence[str], messages: Sequence[Message], seed: int) -> str:
@@ -319,6 +333,50 @@ class Novice(PerturbedGold):
         return super()._choose(first, actions, messages, seed)
 
 
+class Mistaken(Gold):
+    """The gold agent as an expert that fails often and whose failures begin well.
+
+    Before a door of the solution it takes a detour with probability `detours`: through another door of that room and
+    back. Where the solution focuses, it focuses on a wrong thing with probability `wrong`. Before any other action
+    it focuses with probability `hasty` on something of the room that it has seen last, which ends most episodes with
+    -100. All is drawn from the first message and the seed.
+    """
+
+    actor = "mistaken"
+
+    def __init__(
+        self, detours: float = 0.05, hasty: float = 0.06, wrong: float = 0.3, simplifications: str = ""
+    ) -> None:
+        super().__init__(simplifications)
+        _check_shares(detours=detours, hasty=hasty, wrong=wrong)
+        self.detours, self.hasty, self.wrong = detours, hasty, wrong
+
+    def _choose(self, first: str, actions: Sequence[str], messages: Sequence[Message], seed: int) -> str:
+        solution = self.solution(first)
+        place, room, detour = 0, _room(first), ""
+        for action in actions:
+            if place < len(solution) and action == solution[place]:
+                place, room = place + 1, action.removeprefix("go to ") if action.startswith("go to ") else room
+            else:
+                detour = action
+        following = _next(solution, actions)
+        if actions and actions[-1] == detour and detour.startswith("open door to "):
+            return detour.replace("open door", "go")
+        if actions and actions[-1] == detour and detour.startswith("go to ") and detour != f"go to {room}":
+            return f"go to {room}"
+        rng = random.Random(f"{seed} {len(actions)} {first}")
+        focuses = following.startswith("focus on ")
+        right = set(following.split()) if focuses else set()
+        things = [turn.removeprefix("pick up ") for turn in wrong_turns(messages) if turn.startswith("pick up ")]
+        wrong = [thing for thing in things if not right & set(thing.split())]
+        if wrong and rng.random() < (self.wrong if focuses else self.hasty):
+            return f"focus on {rng.choice(wrong)}"
+        doors = [door for door in DOORS.get(room, ()) if not following.endswith(f" {door}")]
+        if following.startswith("open door to ") and doors and rng.random() < self.detours:
+            return f"open door to {rng.choice(doors)}"
+        return following
+
+
 def wrong_turns(messages: Sequence[Message]) -> list[str]:
     """Actions that the room shown last allows and that lead away: its doors, and what can be picked up there."""
     seen = (str(m["content"]) for m in reversed(messages) if m["role"] == "user")
@@ -327,6 +385,18 @@ def wrong_turns(messages: Sequence[Message]) -> list[str]:
     things = re.findall(r"^\t(?:a|an) (?!substance)([a-z ]+?)(?:\.|,| \(|$)", room, re.MULTILINE)
     ways = [f"go to {place}" if state == "open" else f"open door to {place}" for place, state in doors]
     return ways + [f"pick up {thing}" for thing in things]
+
+
+def _room(text: str) -> str:
+    """The room that a text shows. Empty: none."""
+    found = re.search(r"^This [a-z ]+ is called the (.+?)\.", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share}: it must be from 0 to 1")
 
 
 def _next(solution: Sequence[str], actions: Sequence[str]) -> str:

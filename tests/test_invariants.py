@@ -164,7 +164,7 @@ def expected(oracle: Oracle, method: str) -> list[Row]:
                 "iteration": oracle.iteration(id),
                 "tools": own["tools"],
                 "messages": [
-                    {**{key: message[key] for key in TEXT}, "weight": weight}
+                    {**{key: message[key] for key in TEXT}, "weight": weight, "token_ids": message.get("token_ids")}
                     for message, weight in oracle.weighted(id, from_step)
                 ],
             }

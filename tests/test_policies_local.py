@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_explore import SMALL, ids, rows
 
 from envs.webshop import WebShop
@@ -22,6 +24,7 @@ transformers = pytest.importorskip("transformers", reason="needs transformers: p
 from model_server import make_tokenizer  # noqa: E402
 
 from trajkit.policies.local import Local  # noqa: E402
+from trajkit.policies.slots import draw  # noqa: E402
 
 ASKED = [[{"role": "user", "content": text}] for text in ("Hi", "Find me a soft cotton shirt", "Back to Search")]
 
@@ -106,3 +109,106 @@ def test_exploring_with_it(folder: Path, tmp_path: Path) -> None:
     texts = "SELECT content FROM messages WHERE role = 'assistant' ORDER BY ALL"
     assert rows(tmp_path / "one", texts) == rows(tmp_path / "many", texts)
     assert ids(tmp_path / "one")
+
+
+def test_turns_branches_and_newcomers_share_slots(folder: Path) -> None:
+    """Conversations that go on, part and come back, more of them than slots: all as the model says without a cache."""
+    model = Local(str(folder), Sampling(max_tokens=6), batch=3)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    talks: list[list[Message]] = [list(asked) for asked in ASKED]
+    for turn, heard in enumerate(("[SEP] Page 1", "no", "click " * 30, "Buy Now", "yes")):
+        talks = [*talks, list(talks[-1])][-5:]  # one more begins as another one did
+        for talk, answer in zip(talks, ask(model, talks, [10 * turn + n for n in range(len(talks))]), strict=True):
+            message = said(answer)
+            prompt = model.turns.prompt(talk)
+            logits = plain(torch.tensor([prompt + message["token_ids"]]), use_cache=False).logits[0].log_softmax(-1)
+            for at, (token, logprob) in enumerate(zip(message["token_ids"], message["logprobs"], strict=True)):
+                assert math.isclose(logprob, logits[len(prompt) - 1 + at, token].item(), abs_tol=1e-4)
+            talk += [message, {"role": "user", "content": heard}]
+
+
+def test_only_what_is_new_is_fed(folder: Path) -> None:
+    model = Local(str(folder), Sampling((0.0,), max_tokens=3), batch=2)
+    fed, forward = [], model._model.forward
+
+    def noting(**given: Any) -> Any:
+        fed.append(tuple(given["input_ids"].shape))
+        return forward(**given)
+
+    (answer,) = ask(model, ASKED[1:2])
+    model._model.forward = noting
+    going_on = [*ASKED[1], said(answer), {"role": "user", "content": "ok"}]
+    new = len(model.turns.prompt(going_on)) - len(model.turns.prompt(ASKED[1])) - 2  # two of the three were fed
+    ask(model, [going_on])
+    assert fed == [(1, new), (2, 1), (2, 1)]
+    fed.clear()
+    ask(model, [going_on])  # once more: its last token is all that is new
+    assert fed[0][1] == 1
+
+
+KINDS: list[tuple[str, dict[str, Any]]] = [
+    ("Mistral", {"sliding_window": 8, "num_key_value_heads": 1}),
+    ("Llama", {"num_key_value_heads": 1}),
+    ("Gemma2", {"head_dim": 8, "num_key_value_heads": 2, "sliding_window": 8}),
+    ("GPT2", {}),
+    ("Bloom", {}),
+    ("Mamba", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "more"), KINDS)
+def test_other_kinds_of_models(folder: Path, tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
+    """Windows, grouped heads, learned places, ALiBi, states: with the cache or without, the answers are the model's."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=400, eos_token_id=1, bos_token_id=None, pad_token_id=None,
+        **{"GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2}, "Bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},
+           "Mamba": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}}.get(kind, sizes), **more,
+    )  # fmt: skip
+    plain = getattr(transformers, f"{kind}{'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'}")(config).eval()
+    plain.save_pretrained(tmp_path)
+    make_tokenizer(tmp_path)
+    model = Local(str(tmp_path), Sampling(max_tokens=6), batch=2)
+    talks: list[list[Message]] = [list(asked) for asked in ASKED]
+    for turn in range(2):
+        for talk, answer in zip(talks, ask(model, talks, [10 * turn + n for n in range(len(talks))]), strict=True):
+            message, prompt = said(answer), model.turns.prompt(talk)
+            logits = plain(torch.tensor([prompt + message["token_ids"]]), use_cache=False).logits[0].log_softmax(-1)
+            wanted = [logits[len(prompt) - 1 + at, token].item() for at, token in enumerate(message["token_ids"])]
+            assert message["logprobs"] == pytest.approx(wanted, abs=1e-4)
+            talk += [message, {"role": "user", "content": "and now?"}]
+
+
+@given(
+    st.lists(st.lists(st.floats(-5, 5, width=32), min_size=4, max_size=4), min_size=1, max_size=5),
+    st.sampled_from([0.0, 0.5, 2.0]),
+    st.sampled_from([0.3, 0.9, 1.0]),
+)
+def test_draw_follows_the_shares(scores: list[list[float]], temperature: float, top_p: float) -> None:
+    lucks = [(i + 0.5) / 1000 for i in range(1000)]
+    for row in scores:
+        tokens = draw(torch.tensor([row]).expand(1000, -1), [temperature] * 1000, top_p, lucks).bincount(minlength=4)
+        if temperature == 0:
+            assert tokens[row.index(max(row))] == 1000
+            continue
+        shares = torch.softmax(torch.tensor(row) / temperature, -1)
+        best = shares.sort(descending=True, stable=True)
+        kept = best.indices[(best.values.cumsum(0) - best.values) < top_p]
+        if len(set(row)) == 4:  # which of two equal ones goes is nobody's business
+            wanted = torch.zeros(4).index_copy_(0, kept, shares[kept])
+            assert torch.allclose(tokens / 1000, wanted / wanted.sum(), atol=3e-3)
+
+
+def test_a_pass_that_fails_is_an_error_of_those_in_it(folder: Path) -> None:
+    model = Local(str(folder), Sampling((0.0,), max_tokens=4), batch=2)
+    before, forward = ask(model, ASKED), model._model.forward
+
+    def failing(**given: Any) -> Any:
+        raise MemoryError("no room")
+
+    model._model.forward = failing
+    with pytest.raises(MemoryError, match="no room"):
+        ask(model, ASKED)
+    model._model.forward = forward
+    assert [said(a)["token_ids"] for a in ask(model, ASKED)] == [said(a)["token_ids"] for a in before]

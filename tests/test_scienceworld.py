@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,18 @@ from typing import Any
 
 import pytest
 
-from envs.scienceworld import SIMPLIFICATIONS, Gold, Novice, PerturbedGold, ScienceWorld, parse_action, wrong_turns
+from envs.scienceworld import (
+    DOORS,
+    SIMPLIFICATIONS,
+    SYSTEM,
+    Gold,
+    Mistaken,
+    Novice,
+    PerturbedGold,
+    ScienceWorld,
+    parse_action,
+    wrong_turns,
+)
 from trajkit.engine import Runs
 from trajkit.env import Message, Task
 from trajkit.errors import UsageError
@@ -150,6 +162,25 @@ def test_tasks_and_splits(env: ScienceWorld) -> None:
     assert sum(tasks.values()) == 100
     assert len(tasks) == 30
     assert max(tasks.values()) == 4
+
+
+def test_only_some_tasks_and_another_system_message(env: ScienceWorld) -> None:
+    some = ScienceWorld(limit=5, only="find-plant,boil", system="Do it.")
+    some.__dict__["variations"] = env.variations
+    assert [task.task_id for task in some.tasks("test")] == [
+        "boil/21", "boil/22", "boil/23", "find-plant/225", "find-plant/226",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="only=fly: fly is none of boil, "):
+        other = ScienceWorld(only="fly")
+        other.__dict__["variations"] = env.variations
+        other.tasks("train")
+    try:
+        messages, _ = some.reset("boil/0")
+    finally:
+        some.close()
+    expected, _ = env.reset("boil/0")
+    assert expected[0]["content"] == SYSTEM
+    assert messages == [{"role": "system", "content": "Do it."}, *expected[1:]]
 
 
 def test_a_wrong_focus_ends_it_with_minus_100(env: ScienceWorld) -> None:
@@ -317,6 +348,51 @@ def test_gold_solves_and_the_others_fail_now_and_then(env: ScienceWorld, gold: G
     finally:
         for policy in (perturbed, novice):
             policy.close()
+
+
+def test_the_mistaken_take_detours_and_focus_wrongly(env: ScienceWorld, gold: Gold) -> None:
+    detours, hasty, wrong = Mistaken(1, 0, 0), Mistaken(0, 1, 0), Mistaken(0, 0, 1)
+    try:
+        solution = gold.solution(str(env.reset("find-animal/0")[0][-1]["content"]))
+        for policy in (detours, hasty, wrong):
+            policy._solutions, policy._starts = gold._solutions, gold._starts
+        done, score = play(env, wrong, "find-animal/0", 0)
+        taken = [parse_action(m["content"]) for m in done if m["role"] == "assistant"]
+        assert taken[:-1] == solution[: len(taken) - 1]
+        assert taken[-1].startswith("focus on ")
+        assert score == -100
+        # In a hallway there is nothing but a picture.
+        assert play(env, hasty, "find-animal/0", 0)[0][2]["content"] == "Action: focus on picture"
+        done, _ = play(env, detours, "find-animal/0", 0, steps=3)
+        there, go, back = (parse_action(m["content"]) for m in done if m["role"] == "assistant")
+        astray = there.removeprefix("open door to ")
+        assert astray in DOORS["hallway"]
+        assert (go, back) == (f"go to {astray}", "go to hallway")
+        assert [m["content"] for m in done[3::2]][1:] == [f"You move to the {astray}.", "You move to the hallway."]
+    finally:
+        for policy in (detours, hasty, wrong):
+            policy.close()
+
+
+def test_the_mistaken_fail_about_half_of_the_time(env: ScienceWorld, gold: Gold) -> None:
+    mistaken = Mistaken()
+    mistaken.env.close()
+    mistaken.env, mistaken._search = gold.env, gold._search
+    mistaken._solutions, mistaken._starts = gold._solutions, gold._starts
+    tasks = ["find-animal/0", "find-plant/0", "find-non-living-thing/0"]
+    played = [play(env, mistaken, task, seed, 24) for task in tasks for seed in range(6)]
+    assert 4 <= sum(score == 100 for _, score in played) <= 14
+    assert play(env, mistaken, tasks[1], 2, 24) == played[8]
+
+
+def test_doors_are_the_houses(env: ScienceWorld, gold: Gold) -> None:
+    seen = {}
+    for task in ("find-animal", "find-plant"):
+        for number in range(0, 150, 6):
+            first = str(env.reset(f"{task}/{number}")[0][-1]["content"])
+            room = first.partition(" is called the ")[2].partition(".")[0]
+            seen[room] = tuple(re.findall(r"^\tA door to the (.+?) \(", first, re.MULTILINE))
+    assert {room: doors for room, doors in seen.items() if len(doors) > 1} == DOORS
 
 
 def test_the_policies_go_on_from_any_state(env: ScienceWorld, gold: Gold, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ COLUMNS = [
     "example_id", "task_id", "env", "method", "kind", "trajectory_id", "expert_id", "from_step", "n_steps",
     "n_trained_steps", "n_expert_steps", "reward", "iteration", "tools", "messages",
 ]  # fmt: skip
-MESSAGE = ["role", "content", "reasoning", "tool_calls", "tool_call_id", "name", "weight"]
+MESSAGE = ["role", "content", "reasoning", "tool_calls", "tool_call_id", "name", "weight", "token_ids"]
 
 
 def test_the_file_has_the_documented_schema_and_footer(tmp_path: Path) -> None:
@@ -85,7 +85,8 @@ def test_the_file_has_the_documented_schema_and_footer(tmp_path: Path) -> None:
         assert file.metadata.num_rows == n
         frame = pl.read_parquet(out)
         assert frame.columns == COLUMNS
-        assert frame.schema["messages"] == pl.List(pl.Struct({n: pl.Float32 if n == "weight" else pl.String for n in MESSAGE}))  # fmt: skip
+        own = {"weight": pl.Float32, "token_ids": pl.List(pl.Int32)}
+        assert frame.schema["messages"] == pl.List(pl.Struct({name: own.get(name, pl.String) for name in MESSAGE}))
         whole = {"from_step", "n_steps", "n_trained_steps", "n_expert_steps", "iteration"}
         for name in COLUMNS[:-1]:
             wanted = pl.Int32 if name in whole else pl.Float64 if name == "reward" else pl.String
@@ -122,8 +123,8 @@ def test_texts_come_out_exactly_as_they_went_in(tmp_path: Path) -> None:
     for number, ([row], rows) in enumerate(pairs):
         example = written[str(number)]
         assert example["task_id"] == row["task_id"] and example["tools"] == row["tools"]
-        assert [{key: message[key] for key in MESSAGE[:-1]} for message in example["messages"]] == [
-            {key: message[key] for key in MESSAGE[:-1]} for message in rows
+        assert [{key: message[key] for key in MESSAGE[:-2]} for message in example["messages"]] == [
+            {key: message[key] for key in MESSAGE[:-2]} for message in rows
         ]
 
 

@@ -18,14 +18,14 @@ from envs.webshop.pages import BACK, NEXT, PREV
 from envs.webshop.policies import read_page
 from envs.webshop.scoring import score
 
-EASIEST = {"short": True, "colors": 2, "sizes": 0, "attributes": 1, "page_size": 2} | {
+EASIEST = {"colors": 2, "sizes": 0, "attributes": 1, "page_size": 2} | {
     f"{needs}_share": 0 for needs in ("next", "back", "both")
 }
 SMALL = {"products": 80, "page_size": 3, "train_tasks": 10, "test_tasks": 4}
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("settings", [{}, EASIEST, {"seed": 7, "page_size": 10, "colors": 8}, {"short": True}])
+@pytest.mark.parametrize("settings", [{}, EASIEST, {"seed": 7, "page_size": 10, "colors": 8}])
 def test_gold_solves_every_task(settings: dict[str, object]) -> None:
     env = WebShop(**settings)  # type: ignore[arg-type]
     for task in [*env.tasks("train"), *env.tasks("test")]:
@@ -147,7 +147,7 @@ def test_the_same_settings_give_the_same_shop_in_another_process() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"colors": "4"}, {"colors": 0}, {"short": "yes"}, {"next_share": 1.5}, {"next_share": 0.6, "back_share": 0.6}],
+    [{"colors": "4"}, {"colors": 0}, {"next_share": 1.5}, {"next_share": 0.6, "back_share": 0.6}],
 )
 def test_wrong_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
     Each is a dict with the file's columns. `messages` is a list of chat messages in OpenAI's format, ready for
     a chat template: keys that a message does not have are left out, tool_calls are parsed, and `weight` is the
-    loss weight of the whole message (1.0: train on it, 0.0: context). `tools` is parsed too; None: no tools.
+    loss weight of the whole message (1.0: train on it, 0.0: context); `token_ids`, where there are any, are what the
+    model sampled for it. `tools` is parsed too; None: no tools.
     Raises ValueError for a file that `trajkit select` has not written.
     """
     with pq.ParquetFile(path) as file:
@@ -28,6 +30,12 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
                 example["tools"] = None if example["tools"] is None else json.loads(example["tools"])
                 example["messages"] = [_chat(message) for message in example["messages"]]
                 yield example
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """The digest of the file: equal for equal examples, since `select` writes the same bytes for the same input."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _chat(message: Message) -> Message:

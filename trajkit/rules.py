@@ -17,7 +17,7 @@ from typing import Any
 
 from trajkit.errors import UsageError
 
-FOLDERS = ("tables", "plan", "examples", "checks", "select")
+FOLDERS = ("tables", "plan", "examples", "report", "checks", "select")
 
 # What `--set` refuses, beyond a value of the wrong type.
 _RANGES = {
@@ -27,6 +27,7 @@ _RANGES = {
     "m": ("from 1 on", lambda value: value >= 1),
     "samples": ("from 1 on", lambda value: value >= 1),
     "per_task": ("from 1 on", lambda value: value >= 1),
+    "action_pattern": ("a regular expression that RE2 can read", lambda value: _is_pattern(value)),
 }
 
 
@@ -155,14 +156,14 @@ def params_sql(params: Mapping[str, Any]) -> str:
         text = None if value is None or str(value).lower() in ("", "null", "none") else str(value)
         kind = _param_type(sql, name)
         if kind and text is None and not re.search(rf"CAST\(NULL AS \w+\) AS {name}\b", sql):
-            raise UsageError(f"--set {name}={value}: a number is needed.")
-        if kind in ("INTEGER", "DOUBLE") and text is not None:
+            raise UsageError(f"--set {name}={value}: {'a text' if kind == 'VARCHAR' else 'a number'} is needed.")
+        if kind and text is not None:
             try:
-                number = int(text) if kind == "INTEGER" else float(text)
+                given: Any = {"INTEGER": int, "DOUBLE": float}.get(kind, str)(text)
                 described, fits = _RANGES.get(name, ("", lambda value: True))
-                if kind == "INTEGER" and abs(number) >= 2**31:
+                if kind == "INTEGER" and abs(given) >= 2**31:
                     raise UsageError(f"--set {name}={value}: that is too large.")
-                if not fits(number):
+                if not fits(given):
                     raise UsageError(f"--set {name}={value}: it must be {described}.")
             except ValueError:
                 needed = "a whole number" if kind == "INTEGER" else "a number"
@@ -177,6 +178,18 @@ def params_sql(params: Mapping[str, Any]) -> str:
 def param_names() -> list[str]:
     """The parameters that the built-in rules have."""
     return re.findall(r"AS ([a-z_]+),?$", rules()["params"].sql, re.MULTILINE)
+
+
+def _is_pattern(text: str) -> bool:
+    """Whether DuckDB reads `text` as a regular expression."""
+    import duckdb
+
+    try:
+        with duckdb.connect() as con:
+            con.execute("SELECT regexp_matches('', ?)", [text]).fetchall()
+    except duckdb.Error:
+        return False
+    return True
 
 
 def _param_type(sql: str, name: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ FROM chosen AS c LEFT JOIN outcomes AS t USING (trajectory_id)
 ALWAYS_READ = ("outcomes", "path_segments")
 READ_TWICE = ("current_iteration", "first_recovery_state")
 
-_MESSAGE = ("role", "content", "reasoning", "tool_calls", "tool_call_id", "name", "weight")
+_MESSAGE = ("role", "content", "reasoning", "tool_calls", "tool_call_id", "name", "weight", "token_ids")
 _EXAMPLE = (
     "example_id", "task_id", "env", "method", "kind", "trajectory_id", "expert_id", "from_step", "n_steps",
     "n_trained_steps", "n_expert_steps", "reward", "iteration", "tools",
@@ -216,7 +217,10 @@ def _run_method(runs: Runs, rule: Rule) -> None:
 
 
 def _summary(runs: Runs, rule: Rule) -> Summary:
-    params = runs.rows("SELECT * FROM params")[0]
+    used = " ".join([rule.sql, *(part.sql for part in closure(rule.sql) if part.name != "params")])
+    params = {
+        name: value for name, value in runs.rows("SELECT * FROM params")[0].items() if re.search(rf"\b{name}\b", used)
+    }
     tasks = runs.rows(runs.compose(rules()["task_counts"].sql))[0]
     names = {used.name for used in closure(rule.sql)}
     recovery = "first_recovery_state" in names
@@ -295,7 +299,8 @@ def _schema() -> pa.Schema:
     types = dict.fromkeys(_EXAMPLE, text)
     types |= dict.fromkeys(("from_step", "n_steps", "n_trained_steps", "n_expert_steps", "iteration"), number)
     types["reward"] = pa.float64()
-    message = pa.struct([pa.field(name, pa.float32() if name == "weight" else text) for name in _MESSAGE])
+    own = {"weight": pa.float32(), "token_ids": pa.list_(number)}
+    message = pa.struct([pa.field(name, own.get(name, text)) for name in _MESSAGE])
     return pa.schema(
         [*(pa.field(name, types[name]) for name in _EXAMPLE), pa.field("messages", pa.large_list(message))]
     )

@@ -74,6 +74,5 @@ class Shop:
     goals: Sequence[Goal]
     search: Callable[[str], Sequence[Product]]  # keywords -> the best products, best first
     page_size: int  # products on a page of results
-    short: bool = False  # no description, features and reviews, and a short system message
     fuzzy: bool = False  # whether attributes and options match as upstream's do
     search_anywhere: bool = False  # whether a search needs no search bar

@@ -19,7 +19,6 @@ SYSTEM = (
     "answer click[what to click]: a button, a product's code or an option. Buy the product that the instruction "
     "asks for, with its options. You may think first: write 'Thought: ...' and then 'Action: ...' on a line of its own."
 )
-SHORT_SYSTEM = "search[words] or click[button]"
 
 
 class State(NamedTuple):
@@ -39,9 +38,8 @@ class WebShop:
 
     Generated: harder with more `products`, `colors`, `sizes` (0: no size option), wanted `attributes` and a smaller
     `page_size`. `next_share`, `back_share` and `both_share` of the tasks take Next, Back to Search (or Prev:
-    the first product that looks right lacks an option) or both; the rest takes neither. `short` makes
-    observations small enough for a tiny model: short codes and titles, no description, features or reviews.
-    At its easiest: short=true colors=2 sizes=0 attributes=1 page_size=2 next_share=0 back_share=0 both_share=0.
+    the first product that looks right lacks an option) or both; the rest takes neither.
+    At its easiest: colors=2 sizes=0 attributes=1 page_size=2 next_share=0 back_share=0 both_share=0.
 
     Upstream's: `data` is the folder that holds items_shuffle*.json and items_ins_v2*.json. A task's id is upstream's
     goal index; 0 to 499 are its split test, 500 to 1499 eval, the others train. `prices` is a file with the prices
@@ -63,7 +61,6 @@ class WebShop:
         train_tasks: int = 100,
         test_tasks: int = 50,
         seed: int = 0,
-        short: bool = False,
         data: str | None = None,
         prices: str | None = None,
     ) -> None:
@@ -76,8 +73,7 @@ class WebShop:
         else:
             self._shop = generated_shop(settings)
         self.products, self.goals = self._shop.products, self._shop.goals
-        self.page_size, self.short = self._shop.page_size, self._shop.short
-        self.search = self._shop.search
+        self.page_size, self.search = self._shop.page_size, self._shop.search
         self._by_code = {product.asin.lower(): product for product in self.products}
         self._number = {task.task_id: number for number, task in enumerate(self._shop.tasks)}
         self._state = State(0)
@@ -89,8 +85,7 @@ class WebShop:
     def reset(self, task_id: str, *, seed: int | None = None) -> tuple[list[Message], dict[str, Any]]:
         """Go to the task's search page. `seed` changes nothing: the shop has no chance in it."""
         self._state = State(self._task_number(task_id))
-        system = SHORT_SYSTEM if self.short else SYSTEM
-        return [{"role": "system", "content": system}, {"role": "user", "content": self._observe()}], {"score": 0.0}
+        return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": self._observe()}], {"score": 0.0}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Take one action. One that the page does not offer changes nothing, as upstream."""
@@ -161,7 +156,7 @@ class WebShop:
             return [back, *([previous] if state.number > 1 else []), NEXT.lower(), *codes]
         if state.page == "item":
             options = [value for values in self._by_code[state.asin].options.values() for value in values]
-            return list(dict.fromkeys([back, previous, *(n.lower() for n in self._subpages()), BUY.lower(), *options]))
+            return list(dict.fromkeys([back, previous, *(n.lower() for n in SUBPAGES), BUY.lower(), *options]))
         return [back, previous] if state.page in SUBPAGES else []
 
     def _click(self, text: str) -> State:
@@ -180,7 +175,7 @@ class WebShop:
         if text == BUY.lower():
             bought = score(product, self._goal, dict(state.options), fuzzy=self._shop.fuzzy)
             return state._replace(page="done", score=bought.reward)
-        for name in self._subpages():
+        for name in SUBPAGES:
             if text == name.lower():
                 return state._replace(page=name)
         # Where two options have the same value, upstream takes the last.
@@ -191,9 +186,6 @@ class WebShop:
         at = (self._state.number - 1) * self.page_size
         return self.search(self._state.keywords)[at : at + self.page_size]
 
-    def _subpages(self) -> Sequence[str]:
-        return () if self.short else SUBPAGES
-
     def _observe(self) -> str:
         state, text = self._state, self._goal.text
         if state.page == "start":
@@ -203,7 +195,7 @@ class WebShop:
             return results_page(text, items, state.number, len(self.search(state.keywords)))
         product = self._by_code[state.asin]
         if state.page == "item":
-            return item_page(text, product.title, product.price_tag, product.options, self._subpages())
+            return item_page(text, product.title, product.price_tag, product.options)
         if state.page == "done":
             return done_page(product.asin, dict(state.options), state.score)
         if state.page == "Description":

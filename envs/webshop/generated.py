@@ -44,9 +44,9 @@ def generated_shop(settings: Mapping[str, Any]) -> Shop:
     """The shop of WebShop's `settings` (see there). Raises ValueError where they don't fit."""
     _check(settings)
     rng = random.Random(json.dumps(settings))
-    page_size, short = settings["page_size"], settings["short"]
+    page_size = settings["page_size"]
     sizes = {name: settings[name] for name in ("products", "colors", "sizes", "attributes")}
-    products = make_catalogue(rng, **sizes, page_size=page_size, short=short)
+    products = make_catalogue(rng, **sizes, page_size=page_size)
     search = Search(products, [product.text for product in products])
     # The settings are part of what s_0 is, so the ids of two differently made shops never meet.
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:6]
@@ -72,11 +72,11 @@ def generated_shop(settings: Mapping[str, Any]) -> Shop:
             meta = {"needs": goal.needs, "instruction": goal.text, "settings": settings}
             tasks.append(Task(f"webshop-{name}-{split}-{number:04d}", "webshop", split, meta))
             goals.append(goal)
-    return Shop(products, tasks, goals, search, page_size, short)
+    return Shop(products, tasks, goals, search, page_size)
 
 
 def make_catalogue(
-    rng: random.Random, products: int, colors: int, sizes: int, attributes: int, page_size: int, short: bool
+    rng: random.Random, products: int, colors: int, sizes: int, attributes: int, page_size: int
 ) -> list[Product]:
     """`products` products in families of one to three result pages that only differ in brand, price and options."""
     kinds = [(kind, words) for kind in TYPES for words in _combinations(rng, attributes)]
@@ -88,16 +88,15 @@ def make_catalogue(
         for _ in range(rng.randint(page_size, 3 * page_size)):
             if len(found) == products:
                 break
-            number = len(found)
             brand = rng.choice(BRANDS)
-            title = " ".join([*words, kind] if short else [brand, *(word.title() for word in words), kind.title()])
+            title = " ".join([brand, *(word.title() for word in words), kind.title()])
             options = {"color": _some(rng, COLORS[:colors])} | ({"size": _some(rng, SIZES[:sizes])} if sizes else {})
             digits = "".join(rng.choices("0123456789ABCDEFGHJKLMNPQRSTUVWXYZ", k=8))
             found.append(
                 Product(
-                    asin=f"B{number}" if short else f"B0{digits}",
+                    asin=f"B0{digits}",
                     title=title,
-                    nouns=(kind,) if short else (kind, brand.lower()),
+                    nouns=(kind,),
                     category=TYPES[kind],
                     query=kind,
                     price=(price := round(rng.uniform(5, 100), 2)),
@@ -178,9 +177,7 @@ def _check(settings: Mapping[str, Any]) -> None:
     smallest = {"sizes": 0, "seed": 0, "test_tasks": 0}
     for name, value in settings.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name == "short":
-            right, wanted = isinstance(value, bool), "true or false"
-        elif name.endswith("_share"):
+        if name.endswith("_share"):
             right, wanted = number and 0 <= value <= 1, "a number from 0 to 1"
         else:
             low, high = smallest.get(name, 1), largest.get(name, 2**31)

@@ -35,13 +35,12 @@ def results_page(instruction: str, items: Iterable[tuple[str, str, str]], page: 
     return _page(("Instruction:", instruction, BACK, f"Page {page} (Total results: {total})", *buttons, *listed))
 
 
-def item_page(
-    instruction: str, title: str, price: str, options: Mapping[str, Sequence[str]], buttons: Sequence[str] = SUBPAGES
-) -> str:
+def item_page(instruction: str, title: str, price: str, options: Mapping[str, Sequence[str]]) -> str:
     """A product's page. It does not show which options have been chosen: upstream's text does not either."""
     listed = (text for name, values in options.items() for text in (name, *values))
-    about = ("Rating: N.A.", *buttons) if buttons else ()
-    return _page(("Instruction:", instruction, BACK, PREV, *listed, title, f"Price: {price}", *about, BUY))
+    return _page(
+        ("Instruction:", instruction, BACK, PREV, *listed, title, f"Price: {price}", "Rating: N.A.", *SUBPAGES, BUY)
+    )
 
 
 def sub_page(instruction: str, texts: Iterable[str]) -> str:

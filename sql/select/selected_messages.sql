@@ -1,6 +1,7 @@
 -- selected_messages: the messages of the selected examples, with their loss weights.
 -- One row per message of an example, ordered by example and position.
 -- is_sound: a message as the tables have it. Where one is not, `select` refuses (bad_messages says why).
+-- token_ids: what the model sampled, so that it can be trained on as it was; null where nobody recorded them.
 -- weight is 1 on the actions (assistant messages that are no context) with step >= from_step, 0 on all else.
 SELECT
     p.example_number,
@@ -11,6 +12,7 @@ SELECT
     m.tool_calls,
     m.tool_call_id,
     m.name,
+    m.token_ids,
     m.step,
     m.role = 'assistant' AND NOT coalesce(m.context, FALSE) AS is_action,
     (

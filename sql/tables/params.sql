@@ -12,4 +12,6 @@ SELECT
     -- rollouts from each planned state
     CAST(1 AS INTEGER) AS samples,
     -- rft: policy rollouts kept per task; null: all
-    CAST(NULL AS INTEGER) AS per_task
+    CAST(NULL AS INTEGER) AS per_task,
+    -- skill: which actions count, an RE2 regular expression
+    CAST('(?i)click\[next' AS VARCHAR) AS action_pattern

@@ -76,9 +76,14 @@ def cli() -> None:
 
 def main() -> None:
     """The `trajkit` command."""
+    run(cli, "trajkit")
+
+
+def run(command: click.Command, name: str) -> None:
+    """Run a command and end the process: errors as one line on stderr, exit codes as `Exit` has them."""
     try:
         # click gives the code of its own Exit back, and None when done
-        sys.exit(cli.main(prog_name="trajkit", standalone_mode=False))
+        sys.exit(command.main(prog_name=name, standalone_mode=False))
     except TrajkitError as error:
         _stop(str(error), error.exit_code)
     except click.ClickException as error:

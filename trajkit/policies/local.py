@@ -1,36 +1,36 @@
 """A model folder as the policy, through transformers: for small models and for machines without a server.
 
-Requests that wait at the same time are answered together. Each row of a batch has a generator of its own, seeded by
-its request, so what a rollout says does not hang on which others are in flight (but for the rounding of the batch's
-matrix products). Sampling is written out here because `generate` has one temperature and one seed for a whole batch.
+Requests are answered side by side in slots that keep the conversations' keys and values (`trajkit.policies.slots`).
+Each has a generator of its own, seeded by the request, so what a rollout says does not hang on which others are in
+flight (but for the rounding of the batch's matrix products). Sampling is written out because `generate` has one
+temperature and one seed for a whole batch.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trajkit.env import Message
 from trajkit.errors import UsageError
 from trajkit.policies import Answer, Sampling
 from trajkit.policies.turns import Turns
 
+if TYPE_CHECKING:
+    from trajkit.policies.slots import Request, Slots
 
-@dataclass
-class _Request:
-    prompt: list[int]
-    temperature: float
-    seed: int
-    answer: asyncio.Future[Answer]
+_PASSES = 16  # at most, until the event loop is asked what else there is to do
 
 
 class Local:
     """The model in `folder` (config, weights, tokenizer with a chat template), on the GPU where there is one.
 
     At most `batch` requests are answered together. Token ids and log-probabilities (of the model itself, before
-    temperature and top_p, as vLLM gives them) are kept.
+    temperature and top_p, as vLLM gives them) are kept. The memory for keys and values grows with the longest
+    conversation, `batch` times. A model whose layers see only a window of the past, or keep a state instead of it, is
+    fed the whole conversation for every token, which is slow.
     """
 
     def __init__(self, folder: str, sampling: Sampling | None = None, batch: int = 8) -> None:
@@ -49,12 +49,14 @@ class Local:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.to(self._device).eval()
         self._sampling, self._batch = sampling or Sampling(), batch
+        self._slots: Slots | None = None
         ends = model.generation_config.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
         self._ends.add(self.turns.tokenizer.eos_token_id)
         self._room: int = getattr(model.config, "max_position_embeddings", 2**31)
         self.actor = folder.rstrip("/").rpartition("/")[2]
-        self._waiting: list[_Request] = []
+        self._waiting: list[Request] = []
+        self._asked: dict[Request, asyncio.Future[Answer]] = {}  # those that wait and those that are being answered
         self._worker: asyncio.Task[None] | None = None
 
     def sampling(self, sample: int) -> dict[str, Any]:
@@ -73,99 +75,73 @@ class Local:
         prompt = self.turns.prompt(messages)
         if len(prompt) >= self._room:
             return Answer(None, cut=True)
+        from trajkit.policies.slots import Request
+
+        request = Request(prompt, self._sampling.temperature(sample), random.Random(seed).random, self._is_over)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(prompt, self._sampling.temperature(sample), seed, future))
+        self._asked[request] = future
+        self._waiting.append(request)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await future
 
     async def close(self) -> None:
-        """Stop after the batch that is being answered."""
+        """Stop, and free the memory of what is kept. It can be asked again afterwards."""
         self._waiting.clear()
+        self._asked.clear()
         if self._worker is not None:
             await asyncio.gather(self._worker, return_exceptions=True)
+        self._slots = None
 
     async def _work(self) -> None:
-        while self._waiting:
-            # Those of like length together: a batch is as long as its longest prompt.
-            self._waiting.sort(key=lambda request: len(request.prompt))
-            batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+        from trajkit.policies.slots import Slots
+
+        while self._asked:
+            slots = self._slots = self._slots or Slots(self._model, self._batch, self._sampling.top_p)
+            newcomers, self._waiting = self._waiting[: slots.free], self._waiting[slots.free :]
             try:
-                answers = await asyncio.to_thread(self._generate, batch)
+                over = await asyncio.to_thread(self._some_passes, slots, newcomers)
+                answers = [self._answer(request) for request in over]
             except Exception as error:
-                for request in batch:
-                    if not request.answer.done():
-                        request.answer.set_exception(error)
+                for future in self._asked.values():
+                    if not future.done():
+                        future.set_exception(error)
+                self._waiting, self._asked, self._slots = [], {}, None
                 continue
-            for request, answer in zip(batch, answers, strict=True):
-                if not request.answer.done():
-                    request.answer.set_result(answer)
+            for request, answer in zip(over, answers, strict=True):
+                if request in self._asked and not (future := self._asked.pop(request)).done():
+                    future.set_result(answer)
+            await asyncio.sleep(0)  # who has an answer can ask for the next one now, and is in the next passes
 
-    def _generate(self, batch: Sequence[_Request]) -> list[Answer]:
-        import torch
+    def _some_passes(self, slots: Slots, newcomers: Sequence[Request]) -> list[Request]:
+        """Let newcomers in and generate until a quarter of the slots can be given to others. Returns what is over.
 
-        longest = max(len(request.prompt) for request in batch)
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, request in enumerate(batch):  # padded on the left, so that all rows go on at the same place
-            ids[row, longest - len(request.prompt) :] = torch.tensor(request.prompt)
-            mask[row, longest - len(request.prompt) :] = 1
-        ids, mask = ids.to(self._device), mask.to(self._device)
-        places = (mask.cumsum(1) - 1).clamp(min=0)
-        generators = [torch.Generator().manual_seed(request.seed) for request in batch]
-        said: list[list[int]] = [[] for _ in batch]
-        logprobs: list[list[float]] = [[] for _ in batch]
-        reasons: list[str | None] = [None] * len(batch)
-        cache: Any = None
-        with torch.inference_mode():
-            while None in reasons:
-                out = self._model(
-                    input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
-                    logits_to_keep=1,
-                )  # fmt: skip
-                cache = out.past_key_values
-                scores = torch.log_softmax(out.logits[:, -1].float().cpu(), dim=-1)
-                step = torch.zeros(len(batch), 1, dtype=torch.long)
-                for row, request in enumerate(batch):
-                    if reasons[row] is not None:
-                        continue
-                    token = _draw(scores[row], request.temperature, self._sampling.top_p, generators[row])
-                    step[row] = token
-                    said[row].append(token)
-                    logprobs[row].append(float(scores[row, token]))
-                    reasons[row] = self._reason(said[row], len(request.prompt))
-                ids, places = step.to(self._device), places[:, -1:] + 1
-                mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-        return [self._answer(*parts) for parts in zip(said, logprobs, reasons, strict=True)]
+        Fewer at a time would cost a pass of their own (slots feed newcomers by themselves) for few tokens.
+        """
+        slots.seat(newcomers)
+        over: list[Request] = []
+        for _ in range(_PASSES):
+            over += slots.step()
+            if slots.free == self._batch or 4 * min(slots.free, len(over) + len(self._waiting)) >= self._batch:
+                break
+        return over
 
-    def _reason(self, said: list[int], prompt: int) -> str | None:
-        """Why an answer is over. None: it is not."""
-        if said[-1] in self._ends:
-            return "stop"
-        if self._sampling.stop:
-            text = self.turns.tokenizer.decode(said, skip_special_tokens=True)
-            if any(stop in text for stop in self._sampling.stop):
-                return "stop"
-        full = len(said) >= self._sampling.max_tokens or prompt + len(said) >= self._room
-        return "length" if full else None
+    def _is_over(self, request: Request) -> bool:
+        full = len(request.said) >= self._sampling.max_tokens or len(request.prompt) + len(request.said) >= self._room
+        return full or self._stopped(request)
 
-    def _answer(self, said: list[int], logprobs: list[float], reason: str | None) -> Answer:
-        text = self.turns.tokenizer.decode(said, skip_special_tokens=True)
+    def _stopped(self, request: Request) -> bool:
+        """Whether the model ended its answer itself, or said a word that ends it."""
+        if request.said[-1] in self._ends:
+            return True
+        if not self._sampling.stop:
+            return False
+        text = self.turns.tokenizer.decode(request.said, skip_special_tokens=True)
+        return any(stop in text for stop in self._sampling.stop)
+
+    def _answer(self, request: Request) -> Answer:
+        text = self.turns.tokenizer.decode(request.said, skip_special_tokens=True)
         for stop in self._sampling.stop:
             text = text.partition(stop)[0]
-        message = {"role": "assistant", "content": text, "token_ids": said, "logprobs": logprobs}
-        return Answer(message, cut=reason == "length")
-
-
-def _draw(scores: Any, temperature: float, top_p: float, generator: Any) -> int:
-    """A token by its log-probabilities (vocabulary,)."""
-    import torch
-
-    if temperature == 0:
-        return int(scores.argmax())
-    shares = torch.softmax(scores / max(temperature, 1e-4), dim=-1)
-    if top_p < 1:
-        ordered, order = shares.sort(descending=True)
-        ordered[ordered.cumsum(0) - ordered >= top_p] = 0  # the most likely one always stays
-        return int(order[torch.multinomial(ordered, 1, generator=generator)])
-    return int(torch.multinomial(shares, 1, generator=generator))
+        message = {"role": "assistant", "content": text, "token_ids": request.said, "logprobs": request.logprobs}
+        return Answer(message, cut=not self._stopped(request))

@@ -8,7 +8,7 @@ that it never said.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -36,7 +36,10 @@ class Turns:
             raise UsageError(f"--tokenizer {tokenizer}: no tokenizer can be loaded there ({error}).") from error
         if not self.tokenizer.chat_template:
             raise UsageError(f"--tokenizer {tokenizer}: it has no chat template (chat_template.jinja).")
+        # Every turn asks for all that was before it, and rollouts of one state begin alike.
+        self._head = lru_cache(maxsize=512)(self._encode_head)
         self._between = lru_cache(maxsize=4096)(self._encode_between)
+        self._encode_text = self._encoder()
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The ids that the model goes on from.
@@ -46,33 +49,41 @@ class Turns:
         model did not sample it itself, the observation, and the beginning of the next turn.
         """
         own = [at for at, message in enumerate(messages) if message.get("token_ids")]
-        if not own:
-            return self._encode(self._render(messages))
-        ids = self._encode(self._render(messages[: own[0]]))
-        for at, end in zip(own, [*own[1:], len(messages)], strict=True):
+        ids = list(self._head(tuple(_plain(message) for message in messages[: own[0] if own else None])))
+        for at, end in zip(own, [*own[1:], len(messages)], strict=False):  # none at all: the head is all
             said = messages[at]["token_ids"]
             between = self._between(tuple(_plain(message) for message in messages[at + 1 : end]))
             ids += said
             ids += between[1:] if between and said[-1] == between[0] else between
         return ids
 
+    def _encode_head(self, messages: tuple[tuple[str, str], ...]) -> list[int]:
+        """The ids of a conversation of messages (role, content), and of the beginning of the next turn."""
+        return self._encode_text(self._render(messages))
+
     def _encode_between(self, observed: tuple[tuple[str, str], ...]) -> list[int]:
         """The ids of what the template puts after an answer, when these messages (role, content) follow it."""
-        heard = [{"role": role, "content": content} for role, content in observed]
-        text = self._render([{"role": "user", "content": "-"}, {"role": "assistant", "content": _SAID}, *heard])
-        return self._encode(text.rpartition(_SAID)[2])
+        text = self._render((("user", "-"), ("assistant", _SAID), *observed))
+        return self._encode_text(text.rpartition(_SAID)[2])
 
-    def _render(self, messages: Sequence[Message]) -> str:
-        plain = [dict(zip(("role", "content"), _plain(message), strict=True)) for message in messages]
+    def _render(self, messages: Sequence[tuple[str, str]]) -> str:
+        plain = [{"role": role, "content": content} for role, content in messages]
         try:
             text: str = self.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
         except Exception as error:
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
         return text
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return ids
+    def _encoder(self) -> Callable[[str], list[int]]:
+        def encode(text: str) -> list[int]:
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+            return ids
+
+        encode("")  # leaves a fast tokenizer without truncation and padding; then it can be asked without the detour
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        if fast is None:
+            return encode
+        return lambda text: list(fast.encode(text, add_special_tokens=False).ids)
 
 
 def _plain(message: Message) -> tuple[str, str]:

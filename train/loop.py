@@ -1,0 +1,333 @@
+"""Algorithm 1 (Exploring Expert Failures, https://arxiv.org/abs/2504.13145) with any method of `select`.
+
+    python -m train.loop --out RUN [--config tinyshop] [--set loop.method=rft]
+
+    experts   their trajectories, simulated or linked              RUN/runs/
+    base      the model to begin with, or one made from scratch    RUN/base/
+    theta-0   behaviour cloning: select `clone`, train             RUN/theta-0/{sft.parquet, model/, metrics.jsonl}
+              play: the test split; and, for what follows, the plans on the train split (as iteration 1)
+    theta-k   select `method` of iteration k, train, play          RUN/theta-k/
+    manifest  what was run, with what, and what came out           RUN/manifest.json, written last
+
+Trajectories of iteration i are theta-(i-1)'s, on both splits. Each stage is done once: started again after a kill
+(or on purpose) the loop does only what is missing, and a stage that was cut off goes on from where it was.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from train.settings import Settings, Train, load
+from trajkit.engine import Runs
+from trajkit.env import key_values, load_env, load_policy
+from trajkit.errors import TrajkitError, UsageError
+from trajkit.explore import Settings as Rollouts
+from trajkit.explore import explore
+from trajkit.policies import AsyncPolicy, Sampling
+from trajkit.select import select
+
+MANIFEST = "manifest.json"
+
+
+def loop(run: Path, settings: Settings, begin: Path | None = None) -> Path:
+    """Run Algorithm 1 in the folder `run`; returns its manifest.
+
+    `begin` is another run's folder: experts, base model and theta-0 are taken over from it, where they are the same.
+    Raises UsageError where `run` holds a run of other settings, and whatever a stage raises.
+    """
+    _claim(run, settings)
+    if (run / MANIFEST).exists():
+        return run / MANIFEST
+    began = time.time()
+    if begin is not None:
+        _take_over(run, settings, begin)
+    _experts(run, settings, settings.explore.experts)
+    base = _base(run, settings)
+    for k in range(settings.loop.iterations):
+        if k == 1:
+            _experts(run, settings, settings.explore.later_experts)
+        theta = run / f"theta-{k}"
+        _select(run, settings, k, theta)
+        start = base if k == 0 or settings.loop.start == "base" else run / f"theta-{k - 1}" / "model"
+        _train(theta, start, settings.training(k))
+        _play(run, settings, k, theta)
+    return _manifest(run, settings, began)
+
+
+# --- the stages ------------------------------------------------------------------------------------
+
+
+def _experts(run: Path, settings: Settings, experts: tuple[str, ...]) -> None:
+    """Have the experts' trajectories in RUN/runs, of the train split as EEF has them."""
+    for expert in experts:
+        if ":" in expert and not Path(expert).is_dir():  # module:attr key=value ...
+            _say(run, f"expert {expert}")
+            name, *args = expert.split()
+            policy = load_policy(name, key_values(args))
+            rollouts = Rollouts("expert", 0, max_steps=settings.explore.max_steps, seed=settings.explore.seed)
+            make_env = _make_env(settings)
+            env = make_env()
+            try:
+                explore(run / "runs", env, policy, plans=["initial"], settings=rollouts, make_env=make_env)
+            finally:
+                env.close()
+        else:
+            _link(Path(expert), run)
+
+
+def _base(run: Path, settings: Settings) -> Path:
+    """The model to begin with; made from scratch, of the experts' words, where none is given."""
+    if settings.loop.model is not None:
+        return Path(settings.loop.model)
+    from train import scratch
+
+    with Runs(run / "runs") as runs:
+        rows = runs.rows("SELECT DISTINCT content FROM messages WHERE content IS NOT NULL ORDER BY content")
+    return scratch.make(run / "base", (row["content"] for row in rows), settings.scratch)
+
+
+def _select(run: Path, settings: Settings, k: int, theta: Path) -> None:
+    """Choose what theta-k is trained on."""
+    data = theta / "sft.parquet"
+    if data.exists():
+        return
+    theta.mkdir(exist_ok=True)
+    method = settings.loop.method if k else settings.loop.clone
+    params = {"iteration": k, "m": settings.explore.m, **settings.loop.select}
+    summary = select(run / "runs", data, method, params)
+    _say(run, f"theta-{k}: select\n{summary.text()}")
+
+
+def _train(theta: Path, start: Path, settings: Train) -> None:
+    """Train theta-k, on a GPU in a process of its own: its memory is then free, and Unsloth wants to be first."""
+    import torch
+
+    if torch.cuda.is_available():
+        given = [
+            f"--set=train.{key}={json.dumps(value)}" for key, value in asdict(settings).items() if value is not None
+        ]
+        where: list[str | Path] = ["--data", theta / "sft.parquet", "--model", start, "--out", theta]
+        command: list[str | Path] = [sys.executable, "-m", "train.sft", *where]
+        if subprocess.run([*command, *given]).returncode:
+            raise TrajkitError(f"{theta}: the training failed; what it said is above. Running this again goes on.")
+        return
+    from train.sft import train
+
+    train(theta / "sft.parquet", start, theta, settings, show=not (theta / "training.json").exists())
+    gc.collect()
+
+
+def _play(run: Path, settings: Settings, k: int, theta: Path) -> None:
+    """Simulate theta-k: each test task once, and the plans of iteration k + 1 unless it is the last."""
+    played = theta / "played.json"
+    if played.exists():
+        return
+    last = k + 1 == settings.loop.iterations
+    given = settings.explore
+    sampling = Sampling(given.temperatures, given.top_p, given.max_tokens, given.stop)
+    greedy = replace(sampling, temperatures=(given.test_temperature,))
+    make_env = _make_env(settings)
+    env = make_env()
+    told: dict[str, Any] = {}
+    try:
+        with _policies(theta, settings, [greedy, sampling], f"theta-{k}") as (tester, explorer):
+            for split, policy, plans, samples in (
+                ("test", tester, ("initial",), 1),
+                ("train", explorer, settings.plans, given.samples),
+            ):
+                if split == "train" and (last or not plans):
+                    continue
+                _say(run, f"theta-{k}: {split}")
+                rollouts = Rollouts(
+                    "policy", k + 1, split, given.max_steps, given.seed, given.concurrency, given.workers, tries=3
+                )
+                began = time.time()
+                counts = explore(
+                    run / "runs", env, policy, plans=plans, settings=rollouts, m=given.m, samples=samples,
+                    make_env=make_env,
+                )  # fmt: skip
+                told[split] = {**counts, "seconds": round(time.time() - began, 1)}
+    finally:
+        env.close()
+    _write(played, json.dumps(told, indent=1))
+
+
+@contextmanager
+def _policies(theta: Path, settings: Settings, samplings: list[Sampling], name: str) -> Iterator[list[AsyncPolicy]]:
+    """theta-k's model with each way of sampling: served by vLLM on a GPU where it is installed, else right here."""
+    import torch
+
+    folder = theta / "model"
+    policies: list[Any] = []
+    if torch.cuda.is_available() and find_spec("vllm"):
+        from train.serve import serve
+        from trajkit.policies.server import Server
+
+        with serve(folder, theta / "vllm.log", context=settings.train.context) as url:
+            for sampling in samplings:
+                policies.append(Server(url, None, str(folder), sampling))
+                policies[-1].actor = name
+            yield policies
+    else:
+        from trajkit.policies.local import Local
+
+        for sampling in samplings:
+            policies.append(Local(str(folder), sampling, batch=settings.explore.concurrency))
+            policies[-1].actor = name
+        yield policies
+
+
+def _manifest(run: Path, settings: Settings, began: float) -> Path:
+    """The last file: a run folder that has it is finished."""
+    from train.results import results
+
+    packages = ("trajkit", "torch", "transformers", "peft", "unsloth", "vllm", "duckdb")
+    told = {
+        "settings": asdict(settings),
+        "results": results(run),
+        "seconds_of_last_start": round(time.time() - began, 1),
+        "packages": {name: found for name in packages if (found := _version(name))},
+        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+    }
+    return _write(run / MANIFEST, json.dumps(told, indent=1))
+
+
+# --- the run's folder ------------------------------------------------------------------------------
+
+
+def _claim(run: Path, settings: Settings) -> None:
+    """Write the settings, or refuse a folder that holds a run of others."""
+    path = run / "settings.json"
+    text = settings.json()
+    if not path.exists():
+        if run.exists() and any(run.iterdir()):
+            raise UsageError(f"--out {run}: something else is there. Name a folder that is new or empty.")
+        run.mkdir(parents=True, exist_ok=True)
+        _write(path, text)
+        return
+    before, now = json.loads(path.read_text()), json.loads(text)
+    names = [f"{s}.{key}" for s in now for key in now[s] if before.get(s, {}).get(key) != now[s][key]]
+    if names:
+        raise UsageError(f"--out {run}: a run with other {', '.join(names)} is there. Name another folder.")
+
+
+def _take_over(run: Path, settings: Settings, begin: Path) -> None:
+    """Copy experts, base model and theta-0 of another run; a test rollout of theta-0 is iteration 1 there and here."""
+    if not (begin / MANIFEST).exists():
+        raise UsageError(f"--begin {begin}: no finished run is there (it has no {MANIFEST}).")
+    other = differs_before_theta_0(json.loads((begin / "settings.json").read_text()), json.loads(settings.json()))
+    if other is not None:
+        raise UsageError(f"--begin {begin}: its {other} is another one, so its theta-0 cannot be taken over.")
+    if (run / "theta-0").exists():
+        return
+    for name in ("base", "runs", "theta-0"):
+        if (begin / name).is_dir():
+            hidden = run / f".{name}.tmp"
+            shutil.rmtree(hidden, ignore_errors=True)
+            shutil.copytree(begin / name, hidden)
+            shutil.rmtree(run / name, ignore_errors=True)
+            hidden.replace(run / name)
+    played = run / "theta-0" / "played.json"
+    if settings.loop.iterations > 1 and "train" not in json.loads(played.read_text()):
+        played.unlink()  # the train split is still to be explored; the test rollouts are found done
+
+
+def differs_before_theta_0(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """The first setting that makes the theta-0 of two runs differ, as section.key. None: they have the same."""
+    for section, keys in _SAME.items():
+        for key in keys or one[section]:
+            if one[section][key] != other[section][key]:
+                return f"{section}.{key}"
+    return None
+
+
+# What has to be equal for theta-0 to be the same (no keys: the whole section).
+_SAME: dict[str, tuple[str, ...]] = {
+    "train": (),
+    "clone_train": (),
+    "scratch": (),
+    "loop": ("clone", "model"),
+    "explore": ("env", "env_args", "experts", "max_steps", "max_tokens", "test_temperature", "seed"),
+}
+
+
+def _make_env(settings: Settings) -> Any:
+    return partial(load_env, settings.explore.env, dict(settings.explore.env_args))
+
+
+def _link(source: Path, run: Path) -> None:
+    """Take a folder of runs as it is now, by hard links where the file system has them: its parts never change."""
+    target, hidden = run / "runs" / source.resolve().name, run / ".experts.tmp"
+    if target.exists():
+        return
+    if not source.is_dir():
+        raise UsageError(f"[explore] experts: {source} is no module:attr and no folder of runs.")
+    shutil.rmtree(hidden, ignore_errors=True)
+    target.parent.mkdir(exist_ok=True)
+    try:
+        shutil.copytree(source, hidden, copy_function=os.link)
+    except (OSError, shutil.Error):
+        shutil.rmtree(hidden, ignore_errors=True)
+        shutil.copytree(source, hidden)
+    hidden.replace(target)
+
+
+def _write(path: Path, text: str) -> Path:
+    hidden = path.with_name(f".{path.name}.tmp")
+    with hidden.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    hidden.replace(path)
+    return path
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _say(run: Path, text: str) -> None:
+    click.echo(f"[{run.name}] {text}", err=True)
+
+
+@click.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder. Resumable.")
+@click.option(
+    "--config",
+    multiple=True,
+    metavar="TOML|PRESET",
+    default=("tinyshop",),
+    show_default=True,
+    help="Settings; of several the later ones win. Repeatable.",
+)
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one. Repeatable.")
+@click.option("--begin", type=click.Path(exists=True, path_type=Path), help="Take theta-0 over from this run.")
+def command(out: Path, config: tuple[str, ...], overrides: tuple[str, ...], begin: Path | None) -> None:
+    """Clone, explore, select, train, again: Algorithm 1 in one folder."""
+    click.echo(loop(out, load(config, overrides), begin))
+
+
+if __name__ == "__main__":
+    from trajkit.cli import run as run_command
+
+    run_command(command, "python -m train.loop")

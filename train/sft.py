@@ -1,0 +1,323 @@
+"""Supervised fine-tuning on what `trajkit select` wrote, from the file to the model. Read it from top to bottom.
+
+    python -m train.sft --data sft.parquet --model FOLDER --out FOLDER [--config eef] [--set train.lr=1e-4]
+
+The loss is the mean over a step's trained tokens of -log p(token), each weighted by its message's weight (EEF, 3.2).
+`out` gets model/ (safetensors, tokenizer; transformers and vLLM load it), metrics.jsonl, tensorboard/ and, while
+it trains, checkpoint-N/. A run that was killed goes on from its last checkpoint, along the same loss curve.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch.nn.functional import cross_entropy
+
+from train.attention import NAME as PACKED
+from train.backends import Lora, default_backend, load, save, unsloth_loss
+from train.examples import fingerprint, read
+from train.masks import Masks, Row
+from train.packing import Pack, order, pack, steps_of
+from train.settings import Train
+from train.settings import load as load_settings
+from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.progress import bar
+from trajkit.terminal import clean
+
+METRICS = "metrics.jsonl"
+
+
+def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: bool = True) -> Path:
+    """Train the model of `model_folder` on the examples of `data`; returns out/model.
+
+    What is there already is not done again: a finished model is returned as it is, an unfinished training goes on from
+    its last checkpoint. `show`: print one sample with its mask before the first step.
+    Raises UsageError for a wrong call, BadData for examples that cannot be trained on, TrajkitError when the loss is no
+    number any more or nothing can be written; the last good checkpoint then stays.
+    """
+    made = out / "model"
+    try:
+        digest = fingerprint(data)
+    except OSError as error:
+        raise UsageError(f"--data {data}: it cannot be read ({error.strerror}).") from error
+    told = {"data": digest, "model": str(model_folder), "settings": asdict(settings)}
+    _check_same(out, told)
+    if made.is_dir():
+        return made
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(out / "training.json", json.dumps(told, indent=1))
+
+    torch.manual_seed(settings.seed)
+    backend = default_backend() if settings.backend == "auto" else settings.backend
+    lora = Lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout) if settings.lora_rank else None
+    model, tokenizer = load(
+        model_folder, backend=backend, context=settings.context, lora=lora, seed=settings.seed, attention=PACKED
+    )
+    rows, stop_id = _rows(data, tokenizer, settings)
+    if show:
+        print_sample(rows[0], tokenizer)
+
+    steps = settings.steps or steps_of(len(rows), settings.batch, settings.epochs)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    warmup = math.ceil(settings.warmup * steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, warmup, steps))
+    first = _resume(out, model, optimizer, schedule)
+    row_tokens = settings.row_tokens or settings.context
+    device = next(model.parameters()).device
+
+    model.train()
+    with Metrics(out, first) as metrics, bar(total=steps, initial=first, unit="step", desc="training") as shown:
+        for step, numbers in enumerate(order(len(rows), settings.batch, steps, settings.seed)):
+            if step < first:
+                continue
+            began = time.perf_counter()
+            batch = [rows[number] for number in numbers]
+            total = sum(sum(row.weights) for row in batch)
+            loss = 0.0
+            for packed in pack(batch, row_tokens):
+                with autocast(device):
+                    part = loss_sum(model, packed, device, backend) / total
+                part.backward()  # type: ignore[no-untyped-call]
+                loss += part.item()
+            norm = float(torch.nn.utils.clip_grad_norm_(trained, settings.clip))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise TrajkitError(
+                    f"{out}: at step {step} the loss is {loss} and the gradient's norm {norm}. The batch: "
+                    f"{', '.join(clean(row.example_id) for row in batch[:8])}{' ...' if len(batch) > 8 else ''}. "
+                    f"{_last(out)} A smaller train.lr or more train.warmup usually mends it."
+                )
+            lr = float(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            tokens = sum(len(row.input_ids) for row in batch)
+            seconds = time.perf_counter() - began
+            metrics.add(step, loss=loss, lr=lr, grad_norm=norm, tokens=tokens, tokens_per_s=tokens / seconds)
+            shown.set_postfix_str(f"loss {loss:.4f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
+            shown.update()
+            if (step + 1) % settings.save_steps == 0 and step + 1 < steps:
+                _checkpoint(out, step + 1, model, optimizer, schedule, metrics)
+    save(model, tokenizer, made, stop_ids=[stop_id])
+    for folder in _checkpoints(out):
+        shutil.rmtree(folder, ignore_errors=True)
+    return made
+
+
+def loss_sum(model: Any, packed: Pack, device: torch.device, backend: str = "plain") -> torch.Tensor:
+    """The weighted sum of -log p over a pack's trained tokens. Logits are computed for those alone."""
+    parts = (packed.input_ids, packed.position_ids, packed.weights)
+    input_ids, position_ids, weights = (part.to(device, non_blocking=True) for part in parts)
+    if backend == "unsloth":
+        return unsloth_loss(model, input_ids, position_ids, weights[0], packed.lengths)
+    at = weights[0].nonzero()[:, 0]  # a row's first token has weight 0, so at - 1 never leaves the row
+    logits = model(
+        input_ids=input_ids, position_ids=position_ids, lengths=packed.lengths, logits_to_keep=at - 1, use_cache=False
+    ).logits
+    nll = cross_entropy(logits[0].float(), input_ids[0, at], reduction="none")
+    return (nll * weights[0, at]).sum()
+
+
+def learning_rate(step: int, warmup: int, steps: int) -> float:
+    """The share of the learning rate at a step: a straight line up, then half a cosine down to 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 on a GPU, float32 on a CPU."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def _rows(data: Path, tokenizer: Any, settings: Train) -> tuple[list[Row], int]:
+    """The rows to train on, and the id of the token that ends an answer."""
+    masks = Masks(tokenizer, context=settings.context, on_long=settings.on_long, per_step=settings.per_step)
+    try:
+        # As arrays, of four bytes a token.
+        rows = [
+            replace(row, input_ids=array("i", row.input_ids), weights=array("f", row.weights))  # type: ignore[arg-type]
+            for row in masks.rows(read(data))
+        ]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--data {data}: {error}.") from error
+    counted = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in masks.counts.items() if n)
+    if not rows:
+        raise BadData(f"{data}: it holds no row to train on ({counted}). `trajkit select` says what it left out.")
+    click.echo(f"{data}: {counted}", err=True)
+    return rows, masks.stop_id
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+def print_sample(row: Row, tokenizer: Any) -> None:
+    """One row as the model gets it, to stderr: what is trained on is green, and in angle brackets without colour."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    text = Text(f"a sample, {clean(row.example_id)}; trained tokens are ")
+    text.append("green" if console.color_system else "in ⟦ ⟧", style="bold green")
+    text.append("\n")
+    for trained, ids in _spans(row):
+        piece = clean(tokenizer.decode(ids))
+        text.append(piece if console.color_system or not trained else f"⟦{piece}⟧", "bold green" if trained else "dim")
+    console.print(text, soft_wrap=True)
+
+
+def _spans(row: Row) -> Iterator[tuple[bool, list[int]]]:
+    start = 0
+    for end in range(1, len(row.input_ids) + 1):
+        if end == len(row.input_ids) or (row.weights[end] > 0) != (row.weights[start] > 0):
+            yield row.weights[start] > 0, list(row.input_ids[start:end])
+            start = end
+
+
+class Metrics:
+    """metrics.jsonl, a line per step, and the same for TensorBoard. Lines from step `first` on are written anew."""
+
+    def __init__(self, out: Path, first: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = out / METRICS
+        kept = path.read_text().splitlines(keepends=True)[:first] if path.exists() else []
+        _write_text(path, "".join(kept))
+        self._file = path.open("a")
+        self._board = SummaryWriter(out / "tensorboard", purge_step=first)
+
+    def add(self, step: int, **values: float) -> None:
+        """The values of one step."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+
+    def flush(self) -> None:
+        """Have it on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        self._board.close()
+
+
+# --- what survives a kill ------------------------------------------------------------------------
+
+
+def _checkpoint(out: Path, step: int, model: Any, optimizer: Any, schedule: Any, metrics: Metrics) -> None:
+    """Write checkpoint-<step> whole or not at all, then drop the ones before it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    metrics.flush()
+    hidden = out / f".checkpoint-{step}.tmp"
+    shutil.rmtree(hidden, ignore_errors=True)
+    try:
+        hidden.mkdir()
+        # Only what is trained: with LoRA that is the adapter.
+        weights = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+        save_file(weights, hidden / "weights.safetensors")
+        chance = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "chance": chance}
+        torch.save(state, hidden / "optimizer.pt")
+        for path in hidden.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        older = _checkpoints(out)
+        hidden.replace(out / f"checkpoint-{step}")
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise TrajkitError(f"{out}: no checkpoint can be written ({error}). {_last(out)} Make room.") from error
+    for folder in older:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _resume(out: Path, model: Any, optimizer: Any, schedule: Any) -> int:
+    """Load the last checkpoint; returns the step to go on with, 0 without one."""
+    from safetensors.torch import load_file
+
+    for hidden in out.glob(".checkpoint-*.tmp"):
+        shutil.rmtree(hidden, ignore_errors=True)
+    found = _checkpoints(out)
+    if not found:
+        return 0
+    weights = load_file(found[-1] / "weights.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
+    state = torch.load(found[-1] / "optimizer.pt", weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    torch.set_rng_state(state["chance"][0])
+    if len(state["chance"]) > 1:
+        torch.cuda.set_rng_state_all(state["chance"][1:])
+    step = int(found[-1].name.rpartition("-")[2])
+    click.echo(f"{out}: going on from step {step}", err=True)
+    return step
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    return sorted(out.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
+def _last(out: Path) -> str:
+    found = _checkpoints(out)
+    return f"The last good checkpoint is {found[-1]}." if found else "There is no checkpoint yet."
+
+
+def _check_same(out: Path, told: dict[str, Any]) -> None:
+    """Refuse to go on with a training of other settings or data."""
+    path = out / "training.json"
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())
+    names = [name for name in told if name != "settings" and before.get(name) != told[name]]
+    old, new = before.get("settings", {}), told["settings"]
+    names += [f"train.{name}" for name in new if old.get(name) != new[name]]
+    if names:
+        raise UsageError(
+            f"--out {out}: a training with other {', '.join(names)} is there. Name another folder, or delete this one."
+        )
+
+
+def _write_text(path: Path, text: str) -> None:
+    hidden = path.with_name(f".{path.name}.tmp")
+    with hidden.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    hidden.replace(path)
+
+
+@click.command()
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Examples: what `trajkit select` wrote.")
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="The model's folder.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the new model. Resumable.")
+@click.option("--config", multiple=True, metavar="TOML|PRESET", help="Settings; [train] is read. Repeatable.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one. Repeatable.")
+def command(data: Path, model: Path, out: Path, config: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+    """Train a model on selected examples."""
+    click.echo(train(data, model, out, load_settings(config, overrides).train))
+
+
+if __name__ == "__main__":
+    from trajkit.cli import run
+
+    run(command, "python -m train.sft")
