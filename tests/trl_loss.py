@@ -1,8 +1,6 @@
 """TRL's SFTTrainer on given rows, in an environment of its own: its loss and what a step costs.
 
-    python tests/trl_loss.py '{"model": FOLDER, "rows": [[ids, trained], ...], "steps": 6, ...}'
-
-prints a JSON list, a dict per step. The environment is made by `environment`; trajkit is not needed in it.
+`environment` makes it; `run` calls this file in it, where trajkit is not needed, and has a dict per step back.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ def environment(trl: str) -> Path:
     """The Python of an environment with this version of TRL, kept for the next time.
 
     It lies in the folder that TRAJKIT_TRL_ENVS names, else in ~/.cache/trajkit/trl; it takes 1 GB.
-    Raises RuntimeError with what pip said where it cannot be installed.
+    Raises ConnectionError where no package index can be reached, RuntimeError with what pip said where it fails.
     """
     kept = Path(os.environ.get("TRAJKIT_TRL_ENVS") or Path.home() / ".cache/trajkit/trl")
     folder = kept / f"trl-{trl}-transformers-{TRANSFORMERS}-python-{sys.version_info[0]}.{sys.version_info[1]}"
@@ -36,7 +34,10 @@ def environment(trl: str) -> Path:
         more = ["--retries", "1", "--extra-index-url", "https://download.pytorch.org/whl/cpu"]
         done = subprocess.run([python, "-m", "pip", "install", "-q", *wanted, *more], capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"TRL {trl} cannot be installed: {done.stderr.strip()[-600:]}")
+            said = done.stderr.strip()[-600:]
+            if "(from versions: none)" in said:
+                raise ConnectionError(f"TRL {trl} cannot be fetched: {said}")
+            raise RuntimeError(f"TRL {trl} cannot be installed: {said}")
         finished.touch()
     return python
 
@@ -47,14 +48,10 @@ def run(trl: str, folder: Path, rows: Sequence[Any], **settings: Any) -> list[di
     The rows are trained on in their order, each once. `folder` is the model's; the rest is SFTConfig's.
     """
     given = [[list(row.input_ids), [int(weight) for weight in row.weights]] for row in rows]
-    return run_in(environment(trl), {"model": str(folder), "rows": given, **settings})
-
-
-def run_in(python: Path, call: dict[str, Any]) -> list[dict[str, float]]:
-    """This file's main() by another Python."""
+    call = json.dumps({"model": str(folder), "rows": given, **settings})
     quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     done = subprocess.run(
-        [python, __file__], input=json.dumps(call), capture_output=True, text=True, env=os.environ | quiet
+        [environment(trl), __file__], input=call, capture_output=True, text=True, env=os.environ | quiet
     )
     if done.returncode:
         raise RuntimeError(f"TRL failed: {done.stderr.strip()[-3000:]}")
@@ -76,14 +73,14 @@ def main() -> None:
     model, rows = call.pop("model"), call.pop("rows")
     labels = [[token if trained else -100 for token, trained in zip(*row, strict=True)] for row in rows]
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        ends = [0.0]
+    ends: list[float] = []
 
+    class Clock(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *args: Any, **more: Any) -> None:
-            self.ends[0] = time.process_time()
+            ends.append(time.process_time())
 
         def on_step_end(self, *args: Any, **more: Any) -> None:
-            self.ends.append(time.process_time())
+            ends.append(time.process_time())
 
     with tempfile.TemporaryDirectory() as out:
         config = SFTConfig(
@@ -102,7 +99,7 @@ def main() -> None:
     logs = [log for log in trainer.state.log_history if "loss" in log]
     steps = [
         {"loss": log["loss"], "lr": log["learning_rate"], "grad_norm": log["grad_norm"], "cpu_s": end - start}
-        for log, start, end in zip(logs, Clock.ends[:-1], Clock.ends[1:], strict=True)
+        for log, start, end in zip(logs, ends[:-1], ends[1:], strict=True)
     ]
     print(json.dumps(steps))
 

@@ -7,6 +7,7 @@ adapters on bfloat16 weights, and the loop computes in torch.autocast("cuda", to
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib.util
 import json
 import os
@@ -114,6 +115,16 @@ def load(
     elif torch.cuda.is_available():
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train(), tokenizer
+
+
+def model_digest(folder: Path) -> str:
+    """What tells one model from another wherever it lies: of every file its name, size and first MiB."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(2**20))
+    return digest.hexdigest()
 
 
 def unsloth_loss(

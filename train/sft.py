@@ -26,7 +26,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from train.attention import NAME as PACKED
-from train.backends import Lora, default_backend, load, save, unsloth_loss
+from train.backends import Lora, default_backend, load, model_digest, save, unsloth_loss
 from train.examples import fingerprint, read
 from train.masks import Masks, Row
 from train.packing import Pack, order, pack, steps_of
@@ -52,7 +52,7 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
         digest = fingerprint(data)
     except OSError as error:
         raise UsageError(f"--data {data}: it cannot be read ({error.strerror}).") from error
-    told = {"data": digest, "model": str(model_folder), "settings": asdict(settings)}
+    told = {"data": digest, "model": model_digest(model_folder), "settings": asdict(settings)}
     _check_same(out, told)
     if made.is_dir():
         return made

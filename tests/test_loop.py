@@ -1,0 +1,204 @@
+"""Algorithm 1 from end to end on a small shop: stages, kills, take-overs, wrong calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="needs torch: make setup-train")
+pytest.importorskip("transformers", reason="needs transformers: make setup-train")
+
+from train.loop import MANIFEST, loop
+from train.settings import Settings, load
+from train.study import read, run
+from trajkit.engine import Runs
+from trajkit.errors import UsageError
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "explore.env_args.train_tasks=30", "explore.env_args.test_tasks=10", "explore.m=2", "explore.max_steps=6",
+    "train.steps=30", "train.save_steps=10", "train.lr=3e-3", "loop.iterations=2",
+    "scratch.hidden=16", "scratch.heads=2", "scratch.layers=1", "scratch.vocabulary=300",
+]  # fmt: skip
+
+
+def small(*more: str) -> Settings:
+    return load(["tinyshop"], [*SMALL, *more])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loop") / "eef"
+    loop(folder, small())
+    return folder
+
+
+def counted(run: Path) -> Counter[tuple[Any, ...]]:
+    with Runs(run / "runs") as runs:
+        rows = runs.rows("SELECT role, actor, split, iteration, branch_step > 0 AS branch FROM trajectories")
+    return Counter((r["role"], r["actor"], r["split"], r["iteration"], r["branch"]) for r in rows)
+
+
+def test_every_theta_plays_both_splits_and_the_last_one_only_the_test_split(done: Path) -> None:
+    found = counted(done)
+    assert found["expert", "tiny-expert", "train", 0, False] == 30
+    assert found["policy", "theta-0", "test", 1, False] == 10
+    assert found["policy", "theta-0", "train", 1, False] == 30
+    assert found["policy", "theta-0", "train", 1, True] > 30
+    assert found["policy", "theta-1", "test", 2, False] == 10
+    assert sum(n for (_, actor, split, *_), n in found.items() if actor == "theta-1" and split == "train") == 0
+    told = json.loads((done / MANIFEST).read_text())
+    assert [row["k"] for row in told["results"]] == [0, 1] and told["packages"]["torch"]
+    assert told["results"][1]["policy_rollouts"] == sum(
+        n for key, n in found.items() if key[1:3] == ("theta-0", "train")
+    )
+
+
+def test_what_was_sampled_is_what_is_trained_on(done: Path) -> None:
+    """The policy's own actions come with their token ids, and the masks take all of them."""
+    from transformers import AutoTokenizer
+
+    from train.examples import read as examples
+    from train.masks import Masks
+
+    tokenizer = AutoTokenizer.from_pretrained(done / "theta-1/model")
+    masks = Masks(tokenizer)
+    found = list(examples(done / "theta-1/sft.parquet"))
+    rows = list(masks.rows(found))
+    own = [m for example in found for m in example["messages"] if m.get("token_ids")]
+    assert masks.counts["token_ids_used"] == len(own) and not masks.counts["token_ids_unusable"]
+    for example, row in zip(found, rows, strict=True):
+        said = "".join(m["content"] + "<|end|>" for m in example["messages"] if m["weight"])
+        trained = [token for token, weight in zip(row.input_ids, row.weights, strict=True) if weight]
+        assert tokenizer.decode(trained) == said
+
+
+def test_a_finished_run_is_left_alone_and_other_settings_are_refused(done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
+    assert loop(done, small()) == done / MANIFEST
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
+    with pytest.raises(UsageError, match=r"other loop\.method"):
+        loop(done, small("loop.method=rft"))
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="something else is there"):
+        loop(tmp_path, small())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_theta_0_is_taken_over_and_only_what_is_the_same(done: Path, tmp_path: Path) -> None:
+    loop(tmp_path / "rft", small("loop.method=rft"), begin=done)
+    theirs, ours = (folder / "theta-0/model/model.safetensors" for folder in (done, tmp_path / "rft"))
+    assert theirs.read_bytes() == ours.read_bytes()
+    loop(tmp_path / "cloned", small("loop.iterations=1"))
+    assert (tmp_path / "cloned/theta-0/model/model.safetensors").read_bytes() == ours.read_bytes()
+    loop(tmp_path / "rft-2", small("loop.method=rft"), begin=tmp_path / "cloned")
+    assert counted(tmp_path / "rft-2")["policy", "theta-0", "train", 1, False] == 30
+    with pytest.raises(UsageError, match=r"its train\.lr is another one"):
+        loop(tmp_path / "other", small("train.lr=1e-4"), begin=done)
+    with pytest.raises(UsageError, match="no finished run"):
+        loop(tmp_path / "other-2", small(), begin=tmp_path)
+
+
+def test_experts_may_be_a_folder_of_runs_and_others_may_join_later(done: Path, tmp_path: Path) -> None:
+    recorded = tmp_path / "recorded"
+    shutil.copytree(done / "runs/explore-expert-tiny-expert-i0", recorded)
+    given = [f"explore.experts=['{recorded}']", "explore.later_experts=['envs.webshop:CheapExpert']"]
+    loop(tmp_path / "run", small(*given))
+    found = counted(tmp_path / "run")
+    assert found["expert", "tiny-expert", "train", 0, False] == found["expert", "cheap-expert", "train", 0, False] == 30
+    cloned, branched = (tmp_path / "run/theta-0/sft.parquet", tmp_path / "run/theta-1/sft.parquet")
+    assert cloned.read_bytes() == (done / "theta-0/sft.parquet").read_bytes()  # without the expert who came later
+    assert branched.read_bytes() != (done / "theta-1/sft.parquet").read_bytes()
+    with pytest.raises(UsageError, match="no module:attr and no folder"):
+        loop(tmp_path / "wrong", small("explore.experts=['nowhere']"))
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    given = [f"--set={change}" for change in SMALL]
+    env = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "train.loop", "--out", folder, *given], stderr=subprocess.PIPE, text=True, env=env, cwd=CHECKOUT
+    )  # fmt: skip
+
+
+def test_killed_anywhere_it_goes_on_and_comes_to_the_same_end(done: Path, tmp_path: Path) -> None:
+    folder, rng = tmp_path / "killed", random.Random(0)
+    for stage in ("theta-0/sft.parquet", "theta-0/metrics.jsonl", "theta-0/model", "theta-1/sft.parquet"):
+        process = start(folder)
+        while process.poll() is None and not (folder / stage).exists():
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.3)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (folder / MANIFEST).exists()
+    process = start(folder)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    results = [json.loads((run / MANIFEST).read_text())["results"] for run in (done, folder)]
+    assert results[0] == results[1]
+    assert (folder / "theta-1/model/model.safetensors").read_bytes() == (done / "theta-1/model/model.safetensors").read_bytes()  # fmt: skip
+    assert not [path for path in folder.rglob(".*") if path.name.endswith(".tmp")]
+
+
+def test_ctrl_c_says_that_it_can_go_on(tmp_path: Path) -> None:
+    process = start(tmp_path / "run")
+    while process.poll() is None and not (tmp_path / "run/theta-0/training.json").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 1 and "goes on from there" in said and "Traceback" not in said
+
+
+STUDY = """
+config = "tinyshop"
+seeds = [0, 1]
+first = "clone"
+set = [{common}]
+[arms]
+"clone" = ["loop.iterations=1"]
+"RFT" = ["loop.method=rft"]
+"all" = ["loop.iterations=1", "loop.clone=sft_all"]
+"""
+
+
+def test_a_study_runs_its_arms_and_shares_what_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY.format(common=", ".join(json.dumps(change) for change in SMALL)))
+    runs = run(read(path), tmp_path / "out", jobs=2)
+    assert {name: len(found) for name, found in runs.items()} == {"clone": 2, "RFT": 2, "all": 2}
+    for seed in (0, 1):
+        weights = {name: (runs[name][seed] / "theta-0/model/model.safetensors").read_bytes() for name in runs}
+        assert weights["clone"] == weights["RFT"] != weights["all"]
+    assert (runs["clone"][0] / "base/model.safetensors").read_bytes() != (
+        runs["clone"][1] / "base/model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seeds = [0]\n[arms]\na = []", "config"),
+        ("config = 'tinyshop'\nseeds = []\n[arms]\na = []", "no seed"),
+        ("config = 'tinyshop'\nseeds = [0]\nfirst = 'b'\n[arms]\na = []", "no such first arm"),
+        ("config = 'tinyshop'\nseeds = [0]\n[arms]\na = ['train.rl=1']", "no key rl"),
+        ("config = 'tinyshop", "study"),
+    ],
+)
+def test_a_wrong_study_is_refused_before_anything_runs(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "s.toml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read(tmp_path / "s.toml")
