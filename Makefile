@@ -53,8 +53,8 @@ demo: .venv/base
 #   Without CONFIG the environment's preset is taken, and with MODEL the paper's settings (preset eef) over it.
 # Both go on where they were stopped; RUN is the folder.
 ASKED := $(strip $(METHOD)$(ENV)$(MODEL)$(EXPERT)$(CONFIG)$(SET))
-MODULE := $(subst envs.,,$(firstword $(subst :, ,$(ENV))))
-PRESETS := $(or $(CONFIG),$(if $(filter envs.webshop:TinyShop,$(ENV)),tinyshop,$(or $(MODULE),tinyshop)) $(if $(MODEL),eef))
+MODULE := $(if $(ENV),$(if $(filter envs.webshop:TinyShop,$(ENV)),tinyshop,$(subst envs.,,$(firstword $(subst :, ,$(ENV))))),tinyshop)
+PRESETS := $(or $(CONFIG),$(notdir $(basename $(wildcard train/presets/$(MODULE).toml))) $(if $(MODEL),eef))
 RUN ?= $(if $(ASKED),run,train-run)
 
 train: $(if $(filter .venv/bin,$(BIN)),.venv/train)

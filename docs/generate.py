@@ -46,6 +46,13 @@ def main() -> None:
     """Rewrite the documents, or check them."""
     changed = False
     documents = {CHECKOUT / "docs/tables.md": tables(), CHECKOUT / "docs/rules.md": rules()}
+    training = CHECKOUT / "docs/training.md"
+    documents[training] = re.sub(
+        r"(<!-- settings -->\n).*?(<!-- end -->)",
+        lambda found: found[1] + settings_table() + found[2],
+        training.read_text(),
+        flags=re.DOTALL,
+    )
     for path in (CHECKOUT / "README.md", CHECKOUT / "docs/importing.md", CHECKOUT / "docs/exploring.md"):
         documents[path] = with_outputs(path.read_text())
     documents[CHECKOUT / "docs/branches.svg"] = picture()
@@ -73,6 +80,20 @@ def tables() -> str:
     for table, fields in TABLES.items():
         lines += ["", f"## {table}", "", TABLE_DOCS[table], "", "| column | type | meaning |", "|---|---|---|"]
         lines += [f"| {f.name}{' *' if f.required else ''} | {f.type} | {f.doc} |" for f in fields]
+    return "\n".join(lines) + "\n"
+
+
+def settings_table() -> str:
+    """What train/settings.py knows: keys and defaults."""
+    from dataclasses import asdict
+
+    from train.settings import Settings
+
+    lines = ["| section | key | default |", "|---|---|---|"]
+    for section, values in asdict(Settings()).items():
+        for key, value in values.items():
+            shown = json.dumps(value) if value is not None else "none"
+            lines.append(f"| `{section}` | `{key}` | `{shown.replace('|', chr(92) + '|')}` |")
     return "\n".join(lines) + "\n"
 
 

@@ -221,6 +221,10 @@ def parse_action(text: str) -> str:
 
 # --- policies ----------------------------------------------------------------------------------
 
+# What one agent has found out the others of this process know too: it takes a second a task. By simplifications.
+_STARTS: dict[str, dict[str, str]] = {}  # first message -> task id, as far as looked
+_SOLUTIONS: dict[str, dict[str, list[str]]] = {}  # by task id
+
 
 class Gold:
     """Follows the simulator's own solution, from whatever state it finds itself in.
@@ -235,9 +239,9 @@ class Gold:
 
     def __init__(self, simplifications: str = "") -> None:
         self.env = ScienceWorld(simplifications)
-        self._starts: dict[str, str] = {}  # first message -> task id, as far as looked
+        self._starts = _STARTS.setdefault(simplifications, {})
+        self._solutions = _SOLUTIONS.setdefault(simplifications, {})
         self._search: list[tuple[str, Iterator[tuple[str, str]]]] = []  # a task's first start, and all the others
-        self._solutions: dict[str, list[str]] = {}  # by task id
 
     def act(self, messages: list[Message], *, seed: int) -> Message:
         """One action."""
@@ -338,18 +342,19 @@ class Mistaken(Gold):
 
     Before a door of the solution it takes a detour with probability `detours`: through another door of that room and
     back. Where the solution focuses, it focuses on a wrong thing with probability `wrong`. Before any other action
-    it focuses with probability `hasty` on something of the room that it has seen last, which ends most episodes with
-    -100. All is drawn from the first message and the seed.
+    it focuses with probability `hasty` on something of the room that it has seen last. Where that is not of the kind
+    that the task asks for it ends the episode with -100; where it is, the task is about that thing from then on, which
+    the solution does not know. All is drawn from the first message, the seed and `name`: with several names there are several experts,
+    each with an actor's name and mistakes of its own.
     """
 
-    actor = "mistaken"
-
     def __init__(
-        self, detours: float = 0.05, hasty: float = 0.06, wrong: float = 0.3, simplifications: str = ""
+        self, detours: float = 0.05, hasty: float = 0.06, wrong: float = 0.3, simplifications: str = "", name: str = ""
     ) -> None:
         super().__init__(simplifications)
         _check_shares(detours=detours, hasty=hasty, wrong=wrong)
-        self.detours, self.hasty, self.wrong = detours, hasty, wrong
+        self.detours, self.hasty, self.wrong, self.name = detours, hasty, wrong, name
+        self.actor = f"mistaken-{name}" if name else "mistaken"
 
     def _choose(self, first: str, actions: Sequence[str], messages: Sequence[Message], seed: int) -> str:
         solution = self.solution(first)
@@ -364,7 +369,7 @@ class Mistaken(Gold):
             return detour.replace("open door", "go")
         if actions and actions[-1] == detour and detour.startswith("go to ") and detour != f"go to {room}":
             return f"go to {room}"
-        rng = random.Random(f"{seed} {len(actions)} {first}")
+        rng = random.Random(f"{seed}{self.name} {len(actions)} {first}")
         focuses = following.startswith("focus on ")
         right = set(following.split()) if focuses else set()
         things = [turn.removeprefix("pick up ") for turn in wrong_turns(messages) if turn.startswith("pick up ")]

@@ -190,6 +190,7 @@ backends.save(model, tokenizer, Path({str(tmp_path / "out")!r}))
 def test_the_loss_for_unsloth_is_the_sum_over_sequences(folder: Path, shared: float | None) -> None:
     """On transformers' own layers, which take the same arguments: packed as alone, for any weights."""
     model, _ = loaded(folder)
+    model.set_attn_implementation("sdpa")  # which goes by position_ids, as Unsloth's does by packed_seq_lengths
     torch.manual_seed(3)
     lengths = [5, 9, 2, 7]
     rows = [torch.randint(2, 300, (length,)) for length in lengths]

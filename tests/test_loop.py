@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -123,6 +124,8 @@ def test_experts_may_be_a_folder_of_runs_and_others_may_join_later(done: Path, t
     cloned, branched = (tmp_path / "run/theta-0/sft.parquet", tmp_path / "run/theta-1/sft.parquet")
     assert cloned.read_bytes() == (done / "theta-0/sft.parquet").read_bytes()  # without the expert who came later
     assert branched.read_bytes() != (done / "theta-1/sft.parquet").read_bytes()
+    with pytest.raises(UsageError, match="there is no expert"):
+        loop(tmp_path / "none", small("explore.experts=[]"))
     with pytest.raises(UsageError, match="no module:attr and no folder"):
         loop(tmp_path / "wrong", small("explore.experts=['nowhere']"))
 
@@ -130,9 +133,8 @@ def test_experts_may_be_a_folder_of_runs_and_others_may_join_later(done: Path, t
 def start(folder: Path) -> subprocess.Popen[str]:
     given = [f"--set={change}" for change in SMALL]
     env = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "train.loop", "--out", folder, *given], stderr=subprocess.PIPE, text=True, env=env, cwd=CHECKOUT
-    )  # fmt: skip
+    command = [sys.executable, "-m", "train.loop", "--out", folder, *given]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, cwd=CHECKOUT)
 
 
 def test_killed_anywhere_it_goes_on_and_comes_to_the_same_end(done: Path, tmp_path: Path) -> None:
@@ -150,7 +152,8 @@ def test_killed_anywhere_it_goes_on_and_comes_to_the_same_end(done: Path, tmp_pa
     assert process.returncode == 0, said
     results = [json.loads((run / MANIFEST).read_text())["results"] for run in (done, folder)]
     assert results[0] == results[1]
-    assert (folder / "theta-1/model/model.safetensors").read_bytes() == (done / "theta-1/model/model.safetensors").read_bytes()  # fmt: skip
+    ours, theirs = (run / "theta-1/model/model.safetensors" for run in (folder, done))
+    assert ours.read_bytes() == theirs.read_bytes()
     assert not [path for path in folder.rglob(".*") if path.name.endswith(".tmp")]
 
 
@@ -202,3 +205,30 @@ def test_a_wrong_study_is_refused_before_anything_runs(tmp_path: Path, text: str
     (tmp_path / "s.toml").write_text(text)
     with pytest.raises(UsageError, match=said):
         read(tmp_path / "s.toml")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ([], ["train.study train/studies/demo.toml --out train-run"]),
+        (
+            ["METHOD=rft", "ENV=envs.scienceworld:ScienceWorld", "MODEL=folder"],
+            ["--config scienceworld --config eef", "--set loop.method=rft", "--set loop.model=folder", "--out run"],
+        ),
+        (["ENV=envs.alfworld:ALFWorld", "MODEL=f", "EXPERT=logs/runs"], ["--config eef", "experts=[\"logs/runs\"]"]),
+        (["ENV=envs.webshop:WebShop", "METHOD=eef"], ["--config webshop"]),
+        (["ENV=envs.webshop:TinyShop", "EXPERT=envs.webshop:CheapExpert"], ["--config tinyshop", "CheapExpert"]),
+        (["CONFIG=mine.toml", "SET=train.lr=1e-5 train.batch=2"], ["--config mine.toml", "--set train.batch=2"]),
+    ],
+)
+def test_make_train_does_what_its_variables_say(given: list[str], wanted: list[str]) -> None:
+    """The commands that it would run; those of the presets are checked to be valid settings."""
+    done = subprocess.run(["make", "-n", "train", *given], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    [command] = [line for line in lines if "train.loop" in line or "train.study" in line]
+    command = " ".join(command.split())
+    words = shlex.split(command)
+    assert all(part in " ".join(words) for part in wanted), command
+    configs = [words[n + 1] for n, word in enumerate(words) if word == "--config" and words[n + 1] != "mine.toml"]
+    changes = [words[n + 1] for n, word in enumerate(words) if word == "--set"]
+    assert load(configs, changes)

@@ -385,6 +385,24 @@ def test_the_mistaken_fail_about_half_of_the_time(env: ScienceWorld, gold: Gold)
     assert play(env, mistaken, tasks[1], 2, 24) == played[8]
 
 
+def test_mistaken_experts_of_other_names_make_other_mistakes(env: ScienceWorld, gold: Gold) -> None:
+    experts = [Mistaken(hasty=0.3, name=name) for name in ("a", "b")]
+    assert [expert.actor for expert in experts] == ["mistaken-a", "mistaken-b"]
+    assert Mistaken().actor == "mistaken"
+    first = str(env.reset("find-animal/0")[0][-1]["content"])
+    solution = gold.solution(first)
+    try:
+        played = [play(env, expert, "find-animal/0", seed, 16) for expert in experts for seed in range(4)]
+        assert played[:4] != played[4:]
+        assert play(env, experts[1], "find-animal/0", 3, 16) == played[7]
+        # What one has found out the others know, so they need no simulator.
+        assert [expert.env._simulator for expert in experts] == [None, None]
+    finally:
+        for expert in experts:
+            expert.close()
+    assert experts[0].solution(first) == solution
+
+
 def test_doors_are_the_houses(env: ScienceWorld, gold: Gold) -> None:
     seen = {}
     for task in ("find-animal", "find-plant"):

@@ -227,6 +227,18 @@ def test_a_full_disk_leaves_no_half_checkpoint(data: Path, model: Path, tmp_path
     assert not list((tmp_path / "out").glob("*checkpoint*")) and not (tmp_path / "out/model").exists()
 
 
+def test_it_trains_where_polars_and_duckdb_are_not_installed(data: Path, model: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['polars'] = sys.modules['duckdb'] = None\n"
+        "import runpy; sys.argv[0] = 'sft'; runpy.run_module('train.sft', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, "--data", data, "--model", model, "--out", tmp_path / "out", *GIVEN]
+    env = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "out/model")
+
+
 def test_bad_input_is_refused_by_name(data: Path, model: Path, tmp_path: Path) -> None:
     with RunWriter(tmp_path / "runs") as writer:
         writer.add(record(task_id="t", role="expert", messages=talk(1), success=False))

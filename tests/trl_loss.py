@@ -75,7 +75,7 @@ def main() -> None:
 
     ends: list[float] = []
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_train_begin(self, *args: Any, **more: Any) -> None:
             ends.append(time.process_time())
 

@@ -63,12 +63,11 @@ def load(
     context: int,
     lora: Lora | None,
     seed: int,
-    attention: str = "sdpa",
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """(the model in training mode, on the GPU where there is one; its tokenizer). Nothing is fetched.
 
-    `context` is the longest row in tokens. `lora` None: all weights are trained. `attention` is the plain backend's
-    implementation, by its name in transformers; Unsloth has its own. `seed` is for the adapters' first weights.
+    `context` is the longest row in tokens. `lora` None: all weights are trained. `seed` is for the adapters' first
+    weights. The plain backend attends to packed rows by train/attention.py, Unsloth by its own kernels.
     Raises UsageError where the folder holds no model with a chat template that fits it, or the backend cannot run here.
     """
     if not (folder / "config.json").is_file() or not [
@@ -83,6 +82,7 @@ def load(
         _import_unsloth()  # before transformers, which it patches
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of reading weights: ours is the training's
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         config = transformers.AutoConfig.from_pretrained(folder)
@@ -97,7 +97,7 @@ def load(
         _check_padding(folder, tokenizer, config)
         model = _unsloth(folder, context, lora, seed)
     else:
-        model = _plain(folder, lora, attention)
+        model = _plain(folder, lora)
     rows = model.get_input_embeddings().weight.shape[0]
     needed = 1 + max(tokenizer.get_vocab().values())
     if needed > rows:
@@ -197,14 +197,16 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _plain(folder: Path, lora: Lora | None, attention: str) -> Any:
+def _plain(folder: Path, lora: Lora | None) -> Any:
     from transformers import AutoModelForCausalLM
+
+    from train.attention import NAME as PACKED  # not before: Unsloth has to come before transformers
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if lora is None or device.type == "cpu" else torch.bfloat16
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            folder, dtype=dtype, attn_implementation=PACKED, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{folder}: transformers cannot load it: {clean(str(error))}") from error

@@ -52,6 +52,11 @@ def loop(run: Path, settings: Settings, begin: Path | None = None) -> Path:
     `begin` is another run's folder: experts, base model and theta-0 are taken over from it, where they are the same.
     Raises UsageError where `run` holds a run of other settings, and whatever a stage raises.
     """
+    if not settings.explore.experts:
+        raise UsageError(
+            "there is no expert: name one or more as explore.experts, a scripted policy (module:attr) or a folder of runs "
+            "(`trajkit import` makes one of an expert's logs)."
+        )
     _claim(run, settings)
     if (run / MANIFEST).exists():
         return run / MANIFEST

@@ -114,13 +114,20 @@ def results(run: Path) -> list[Row]:
     return found
 
 
+def known_results(run: Path) -> list[Row]:
+    """`results` as the manifest of a finished run has them, else counted now."""
+    path = run / "manifest.json"
+    known: list[Row] = json.loads(path.read_text())["results"] if path.exists() else results(run)
+    return known
+
+
 def over_seeds(runs: Path | Sequence[Path]) -> list[Row]:
     """The results of one run, or the means over runs of the same settings with other seeds.
 
     win_rate_low and win_rate_high are then Student's 95% interval over the runs. Raises UsageError for none, and for
     runs that end with different k.
     """
-    found = [results(run) for run in _paths(runs)]
+    found = [known_results(run) for run in _paths(runs)]
     if len(found) == 1:
         return found[0]
     if not found or len({tuple(row["k"] for row in rows) for rows in found}) > 1:
@@ -171,15 +178,16 @@ def table(runs: Arms) -> Table:
 
 
 def plot(runs: Arms, png: Path) -> None:
-    """Write a picture: test win rates with their 95% intervals by k, and beside them the train tasks solved by k."""
+    """Write a picture: test win rates with their 95% intervals by k; by simulations so far (EEF, Fig. 3); and the train
+    tasks solved by k."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise UsageError(f"{png}: a picture needs the package matplotlib: pip install 'trajkit[train]'") from error
 
-    figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
-    rates, solved = figure.subplots(1, 2)
+    figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
+    rates, spent, solved = figure.subplots(1, 3)
     most = 1
     for number, (name, run) in enumerate(runs.items()):
         rows = over_seeds(run)
@@ -191,14 +199,17 @@ def plot(runs: Arms, png: Path) -> None:
             [row["k"] + beside for row in rows], [row["win_rate"] for row in rows], [below, above],
             label=label, marker="o", markersize=4, capsize=3,
         )  # fmt: skip
+        per_task = [row["policy_rollouts"] / max(1, row["train_tasks"]) for row in rows]
+        spent.plot(per_task, [row["win_rate"] for row in rows], marker="o", markersize=4)
         solved.plot([row["k"] for row in rows], [row["train_solved"] for row in rows], marker="o", markersize=4)
         most = max(most, *(row["train_tasks"] for row in rows))
     rates.set(xlabel="k", ylabel="test win rate (95%)", ylim=(0, 1))
     solved.set(xlabel="k", ylabel="train tasks with a solution for theta_k", ylim=(0, most))
-    for axes in (rates, solved):
+    spent.set(xlabel="simulations so far, per train task", ylabel="test win rate", ylim=(0, 1))
+    for axes in (rates, spent, solved):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    rates.legend()
+    rates.legend(fontsize="small")
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     _write(png, picture.getvalue())
@@ -281,18 +292,11 @@ class Difference(NamedTuple):
 def paired(a: Sequence[Path], b: Sequence[Path]) -> Difference:
     """How much higher the last test win rate of the runs `a` is than that of `b`, the pairs being of the same seed.
 
-    Raises UsageError unless both are as many, and at least two, and the models of a pair are of the same k.
+    Raises UsageError unless both are as many, and at least two.
     """
     if len(a) != len(b):
         raise UsageError(f"{len(a)} runs cannot be paired with {len(b)}: each needs a partner of the same seed.")
-    differences = []
-    for one, other in zip(a, b, strict=True):
-        ours, theirs = _last(one), _last(other)
-        if ours["k"] != theirs["k"]:
-            raise UsageError(
-                f"the last model of {one} is theta_{ours['k']}, that of {other} theta_{theirs['k']}: finish both runs."
-            )
-        differences.append(ours["win_rate"] - theirs["win_rate"])
+    differences = [_last(one)["win_rate"] - _last(other)["win_rate"] for one, other in zip(a, b, strict=True)]
     return mean_difference(differences)
 
 
@@ -328,7 +332,7 @@ def _by_k(run: Path, rows: list[Row]) -> dict[int, Row]:
 
 
 def _last(run: Path) -> Row:
-    return results(run)[-1]
+    return known_results(run)[-1]
 
 
 def _steps(runs: Runs, trajectory_id: str, pattern: str) -> list[Text]:
@@ -454,7 +458,7 @@ def write_csv(runs: Arms, path: Path) -> None:
         {"arm": name, "run": number} | row
         for name, given in runs.items()
         for number, run in enumerate(_paths(given))
-        for row in results(run)
+        for row in known_results(run)
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -65,7 +65,7 @@ class Explore:
 
     env: str = "envs.webshop:TinyShop"
     env_args: Mapping[str, Any] = field(default_factory=dict)
-    experts: tuple[str, ...] = ("envs.webshop:TinyExpert",)
+    experts: tuple[str, ...] = ()
     later_experts: tuple[str, ...] = ()
     m: int = 5
     samples: int = 1
@@ -272,7 +272,6 @@ _RANGES: list[tuple[str, str, str, Any]] = [
     ("explore", "workers", "from 0 on", lambda v: v >= 0),
     ("explore", "test_temperature", "from 0 to 100", lambda v: 0 <= v <= 100),
     ("explore", "temperatures", "at least one, each from 0 to 100", lambda v: v and all(0 <= t <= 100 for t in v)),
-    ("explore", "experts", "at least one", bool),
     ("explore", "top_p", "over 0 and at most 1", lambda v: 0 < v <= 1),
     ("loop", "iterations", "from 1 on", lambda v: v >= 1),
     ("scratch", "hidden layers heads context", "from 1 on", lambda v: v >= 1),

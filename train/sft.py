@@ -25,7 +25,6 @@ import click
 import torch
 from torch.nn.functional import cross_entropy
 
-from train.attention import NAME as PACKED
 from train.backends import Lora, default_backend, load, model_digest, save, unsloth_loss
 from train.examples import fingerprint, read
 from train.masks import Masks, Row
@@ -62,9 +61,7 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     torch.manual_seed(settings.seed)
     backend = default_backend() if settings.backend == "auto" else settings.backend
     lora = Lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout) if settings.lora_rank else None
-    model, tokenizer = load(
-        model_folder, backend=backend, context=settings.context, lora=lora, seed=settings.seed, attention=PACKED
-    )
+    model, tokenizer = load(model_folder, backend=backend, context=settings.context, lora=lora, seed=settings.seed)
     rows, stop_id = _rows(data, tokenizer, settings)
     if show:
         print_sample(rows[0], tokenizer)
