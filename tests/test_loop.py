@@ -166,6 +166,72 @@ def test_ctrl_c_says_that_it_can_go_on(tmp_path: Path) -> None:
     assert process.returncode == 1 and "goes on from there" in said and "Traceback" not in said
 
 
+def test_a_served_policy_is_started_awaited_stopped_and_its_log_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, but for the GPU: the tests' own server, which speaks vLLM's protocol, stands in for vLLM."""
+    import transformers
+    from model_server import make_tokenizer
+    from test_serve import gone, stand_in
+
+    import train.loop
+    import train.serve
+
+    folder = tmp_path / "model"
+    make_tokenizer(folder)
+    end = transformers.AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|im_end|>")
+    config = transformers.LlamaConfig(
+        vocab_size=400, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=4096, eos_token_id=end, bos_token_id=None,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    started = []
+
+    def command(model: Path, *, context: int | None, gpu_memory: float) -> list[str]:
+        started.append(model)
+        return stand_in(model)
+
+    monkeypatch.setattr(train.serve, "vllm", command)
+    monkeypatch.setattr(train.loop, "has_vllm", lambda: True)
+    changes = [
+        "explore.env_args.train_tasks=24",
+        "explore.env_args.test_tasks=4",
+        "explore.max_steps=9",
+        "train.steps=2",
+    ]
+    changes += [f"loop.model={folder}", "loop.iterations=2", "explore.m=1", "train.batch=2"]
+    run = tmp_path / "run"
+    loop(run, load(["webshop"], changes))
+    assert started == [run / "theta-0/model", run / "theta-1/model"]
+    assert (run / "theta-0/vllm.log").exists() and (run / "theta-1/vllm.log").exists()
+    found = counted(run)
+    assert found["policy", "theta-0", "test", 1, False] == 4 and found["policy", "theta-0", "train", 1, True] >= 12
+    with Runs(run / "runs") as runs:
+        [row] = runs.rows("SELECT count(*) AS n FROM messages WHERE token_ids IS NOT NULL AND logprobs IS NOT NULL")
+        assert row["n"] > 12
+    left = subprocess.run(["pgrep", "-f", f"model_server.py {run}"], capture_output=True, text=True).stdout.split()
+    assert all(gone(int(pid)) for pid in left)
+
+
+def test_a_policy_server_that_never_comes_up_is_a_clear_error(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train.loop
+    import train.serve
+    from trajkit.errors import TrajkitError
+
+    dies = [sys.executable, "-c", "import sys; sys.exit('no GPU here: {port}')"]
+    monkeypatch.setattr(train.serve, "vllm", lambda *given, **more: dies)
+    monkeypatch.setattr(train.loop, "has_vllm", lambda: True)
+    with pytest.raises(TrajkitError, match=r"ended before it answered.*\n.*no GPU here"):
+        loop(tmp_path / "run", small())
+    assert not (tmp_path / "run/theta-0/played.json").exists() and not (tmp_path / "run" / MANIFEST).exists()
+    monkeypatch.undo()
+    loop(tmp_path / "run", small())
+    results = [json.loads((run / MANIFEST).read_text())["results"] for run in (done, tmp_path / "run")]
+    assert results[0] == results[1]
+
+
 STUDY = """
 config = "tinyshop"
 seeds = [0, 1]
@@ -215,7 +281,7 @@ def test_a_wrong_study_is_refused_before_anything_runs(tmp_path: Path, text: str
             ["METHOD=rft", "ENV=envs.scienceworld:ScienceWorld", "MODEL=folder"],
             ["--config scienceworld --config eef", "--set loop.method=rft", "--set loop.model=folder", "--out run"],
         ),
-        (["ENV=envs.alfworld:ALFWorld", "MODEL=f", "EXPERT=logs/runs"], ["--config eef", "experts=[\"logs/runs\"]"]),
+        (["ENV=envs.alfworld:ALFWorld", "MODEL=f", "EXPERT=logs/runs"], ["--config eef", 'experts=["logs/runs"]']),
         (["ENV=envs.webshop:WebShop", "METHOD=eef"], ["--config webshop"]),
         (["ENV=envs.webshop:TinyShop", "EXPERT=envs.webshop:CheapExpert"], ["--config tinyshop", "CheapExpert"]),
         (["CONFIG=mine.toml", "SET=train.lr=1e-5 train.batch=2"], ["--config mine.toml", "--set train.batch=2"]),

@@ -208,7 +208,7 @@ def test_paired_differences(tmp_path: Path) -> None:
     assert found.mean - found.low == pytest.approx(4.303 * 0.25 / 3)
     with pytest.raises(UsageError, match="3 runs cannot be paired with 2"):
         paired(a, b[:2])
-    cloned = [run_of(tmp_path / f"c{i}", [1.0, 0.0, 0.0, 0.0]) for i in range(3)]  # each arm's last theta, whatever its k
+    cloned = [run_of(tmp_path / f"c{i}", [1.0, 0.0, 0.0, 0.0]) for i in range(3)]  # the last theta, whatever its k
     assert paired(a, cloned).mean == pytest.approx(0.5)
     with pytest.raises(UsageError, match="at least two"):
         paired(a[:1], b[:1])

@@ -54,8 +54,8 @@ def loop(run: Path, settings: Settings, begin: Path | None = None) -> Path:
     """
     if not settings.explore.experts:
         raise UsageError(
-            "there is no expert: name one or more as explore.experts, a scripted policy (module:attr) or a folder of runs "
-            "(`trajkit import` makes one of an expert's logs)."
+            "there is no expert: name one or more as explore.experts, a scripted policy (module:attr) or a folder of "
+            "runs (`trajkit import` makes one of an expert's logs)."
         )
     _claim(run, settings)
     if (run / MANIFEST).exists():
@@ -177,11 +177,9 @@ def _play(run: Path, settings: Settings, k: int, theta: Path) -> None:
 @contextmanager
 def _policies(theta: Path, settings: Settings, samplings: list[Sampling], name: str) -> Iterator[list[AsyncPolicy]]:
     """theta-k's model with each way of sampling: served by vLLM on a GPU where it is installed, else right here."""
-    import torch
-
     folder = theta / "model"
     policies: list[Any] = []
-    if torch.cuda.is_available() and find_spec("vllm"):
+    if has_vllm():
         from train.serve import serve
         from trajkit.policies.server import Server
 
@@ -197,6 +195,13 @@ def _policies(theta: Path, settings: Settings, samplings: list[Sampling], name: 
             policies.append(Local(str(folder), sampling, batch=settings.explore.concurrency))
             policies[-1].actor = name
         yield policies
+
+
+def has_vllm() -> bool:
+    """Whether policies are served: vLLM is installed and has a GPU."""
+    import torch
+
+    return torch.cuda.is_available() and find_spec("vllm") is not None
 
 
 def _manifest(run: Path, settings: Settings, began: float) -> Path:
