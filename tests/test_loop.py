@@ -121,6 +121,12 @@ def test_experts_may_be_a_folder_of_runs_and_others_may_join_later(done: Path, t
     loop(tmp_path / "run", small(*given))
     found = counted(tmp_path / "run")
     assert found["expert", "tiny-expert", "train", 0, False] == found["expert", "cheap-expert", "train", 0, False] == 30
+    with Runs(tmp_path / "run/runs") as runs:
+        rows = runs.rows(
+            "SELECT DISTINCT e.actor FROM trajectories AS b "
+            "JOIN trajectories AS e ON b.parent_id = e.trajectory_id WHERE b.iteration = 1"
+        )
+    assert sorted(row["actor"] for row in rows) == ["cheap-expert", "tiny-expert"]  # both were explored, at once
     cloned, branched = (tmp_path / "run/theta-0/sft.parquet", tmp_path / "run/theta-1/sft.parquet")
     assert cloned.read_bytes() == (done / "theta-0/sft.parquet").read_bytes()  # without the expert who came later
     assert branched.read_bytes() != (done / "theta-1/sft.parquet").read_bytes()

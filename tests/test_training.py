@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,6 +255,17 @@ def test_bad_input_is_refused_by_name(data: Path, model: Path, tmp_path: Path) -
     other.write_bytes(b"no parquet at all")
     with pytest.raises(UsageError, match=r"other\.parquet"):
         sft.train(other, model, tmp_path / "c", SMALL)
+    pairs = pa.table({"pair_id": ["p"], "prompt": [[]], "chosen": [[]], "rejected": [[]]})
+    pq.write_table(pairs.replace_schema_metadata({"trajkit.method": "eto"}), tmp_path / "pairs.parquet")
+    with pytest.raises(UsageError, match="it holds pairs"):
+        sft.train(tmp_path / "pairs.parquet", model, tmp_path / "d", SMALL)
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare)
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(UsageError, match="no chat template"):
+        sft.train(data, bare, tmp_path / "e", SMALL)
+    with pytest.raises(UsageError, match="no model's folder"):
+        sft.train(data, tmp_path / "nowhere", tmp_path / "f", SMALL)
 
 
 def test_the_sample_shows_what_is_trained_also_without_colour(

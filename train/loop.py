@@ -66,12 +66,12 @@ def loop(run: Path, settings: Settings, begin: Path | None = None) -> Path:
     _experts(run, settings, settings.explore.experts)
     base = _base(run, settings)
     for k in range(settings.loop.iterations):
-        if k == 1:
-            _experts(run, settings, settings.explore.later_experts)
         theta = run / f"theta-{k}"
         _select(run, settings, k, theta)
         start = base if k == 0 or settings.loop.start == "base" else run / f"theta-{k - 1}" / "model"
         _train(theta, start, settings.training(k))
+        if k == 0:
+            _experts(run, settings, settings.explore.later_experts)
         _play(run, settings, k, theta)
     return _manifest(run, settings, began)
 

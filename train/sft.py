@@ -149,7 +149,7 @@ def _rows(data: Path, tokenizer: Any, settings: Train) -> tuple[list[Row], int]:
             for row in masks.rows(read(data))
         ]
     except (OSError, ValueError) as error:
-        raise UsageError(f"--data {data}: {error}.") from error
+        raise UsageError(f"--data: {error}.") from error
     counted = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in masks.counts.items() if n)
     if not rows:
         raise BadData(f"{data}: it holds no row to train on ({counted}). `trajkit select` says what it left out.")
