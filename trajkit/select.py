@@ -219,7 +219,9 @@ def _run_method(runs: Runs, rule: Rule) -> None:
 def _summary(runs: Runs, rule: Rule) -> Summary:
     used = " ".join([rule.sql, *(part.sql for part in closure(rule.sql) if part.name != "params")])
     params = {
-        name: value for name, value in runs.rows("SELECT * FROM params")[0].items() if re.search(rf"\b{name}\b", used)
+        name: value
+        for name, value in runs.rows("SELECT * FROM params")[0].items()
+        if re.search(rf"(?<!AS )\b{name}\b(?!\.)", used)  # and not an alias of that name
     }
     tasks = runs.rows(runs.compose(rules()["task_counts"].sql))[0]
     names = {used.name for used in closure(rule.sql)}

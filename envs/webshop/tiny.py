@@ -1,4 +1,4 @@
-"""A shop so small that a model of 165,000 parameters learns it from scratch in a minute, and its two experts.
+"""A shop so small that a model of 145,000 parameters learns it from scratch in a minute, and its two experts.
 
     find large red shirt                            the wish
         search[red shirt]
