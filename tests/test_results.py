@@ -126,7 +126,7 @@ def test_the_picture(arms: dict[str, Path], tmp_path: Path) -> None:
     plot(arms, tmp_path / "p.png")
     head = (tmp_path / "p.png").read_bytes()
     assert head.startswith(b"\x89PNG")
-    assert struct.unpack(">II", head[16:24]) == (1500, 600)
+    assert struct.unpack(">II", head[16:24]) == (1560, 480)
     plot({"$_{": arms["EEF"]}, tmp_path / "p.png")  # no formula
     with pytest.raises(TrajkitError, match=r"q\.png: cannot be written"):
         plot(arms, tmp_path / "missing/q.png")
