@@ -79,6 +79,8 @@ def covered_table(runs: Arms) -> str:
     """Train tasks with a solution after one exploration, by what they need: means over the seeds."""
     lines = ["| arm | " + " | ".join(f"need {needs}" for needs in NEEDS) + " |", "|---|" + "---|" * len(NEEDS)]
     for name, given in runs.items():
+        if not over_seeds(given)[-1]["policy_rollouts"]:
+            continue
         found = []
         for run in [given] if isinstance(given, Path) else given:
             with Runs(run / "runs") as opened:
