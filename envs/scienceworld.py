@@ -343,9 +343,9 @@ class Mistaken(Gold):
     Before a door of the solution it takes a detour with probability `detours`: through another door of that room and
     back. Where the solution focuses, it focuses on a wrong thing with probability `wrong`. Before any other action
     it focuses with probability `hasty` on something of the room that it has seen last. Where that is not of the kind
-    that the task asks for it ends the episode with -100; where it is, the task is about that thing from then on, which
-    the solution does not know. All is drawn from the first message, the seed and `name`: with several names there are several experts,
-    each with an actor's name and mistakes of its own.
+    that the task asks for it ends the episode with -100; where it is, the task is about that thing from then on,
+    which the solution does not know. All is drawn from the first message, the seed and `name`: with several names
+    there are several experts, each with an actor's name and mistakes of its own.
     """
 
     def __init__(
