@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -101,7 +102,7 @@ def run(study: Study, out: Path, jobs: int) -> dict[str, list[Path]]:
 
 def slug(name: str) -> str:
     """An arm's name as a folder's."""
-    return "-".join(name.lower().split())
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _changes(study: Study, name: str, seed: int) -> list[str]:
