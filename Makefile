@@ -74,6 +74,7 @@ reproduce: .venv/train
 	$(BIN)/python -m train.study train/studies/useless.toml --out reproduction/useless
 	$(BIN)/pip $(PIP) -e '.[scienceworld]'
 	$(BIN)/python -m train.study train/studies/scienceworld.toml --out reproduction/scienceworld
+	$(BIN)/python -m train.reproduction reproduction
 
 test: .venv/dev
 	$(BIN)/pytest -n 2 -m 'not slow'

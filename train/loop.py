@@ -34,6 +34,7 @@ from typing import Any
 
 import click
 
+from train.files import write_whole
 from train.settings import Settings, Train, load
 from trajkit.engine import Runs
 from trajkit.env import key_values, load_env, load_policy
@@ -171,7 +172,7 @@ def _play(run: Path, settings: Settings, k: int, theta: Path) -> None:
                 told[split] = {**counts, "seconds": round(time.time() - began, 1)}
     finally:
         env.close()
-    _write(played, json.dumps(told, indent=1))
+    write_whole(played, json.dumps(told, indent=1))
 
 
 @contextmanager
@@ -216,7 +217,7 @@ def _manifest(run: Path, settings: Settings, began: float) -> Path:
         "packages": {name: found for name in packages if (found := _version(name))},
         "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
     }
-    return _write(run / MANIFEST, json.dumps(told, indent=1))
+    return write_whole(run / MANIFEST, json.dumps(told, indent=1))
 
 
 # --- the run's folder ------------------------------------------------------------------------------
@@ -230,7 +231,7 @@ def _claim(run: Path, settings: Settings) -> None:
         if run.exists() and any(run.iterdir()):
             raise UsageError(f"--out {run}: something else is there. Name a folder that is new or empty.")
         run.mkdir(parents=True, exist_ok=True)
-        _write(path, text)
+        write_whole(path, text)
         return
     before, now = json.loads(path.read_text()), json.loads(text)
     names = [f"{s}.{key}" for s in now for key in now[s] if before.get(s, {}).get(key) != now[s][key]]
@@ -297,16 +298,6 @@ def _link(source: Path, run: Path) -> None:
         shutil.rmtree(hidden, ignore_errors=True)
         shutil.copytree(source, hidden)
     hidden.replace(target)
-
-
-def _write(path: Path, text: str) -> Path:
-    hidden = path.with_name(f".{path.name}.tmp")
-    with hidden.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    hidden.replace(path)
-    return path
 
 
 def _version(package: str) -> str | None:

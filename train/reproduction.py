@@ -8,12 +8,12 @@ Each table stands between `<!-- table NAME -->` and `<!-- end -->`; the words ar
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from train.files import write_whole
 from train.results import Arms, over_seeds, paired, plot, write_csv
 from train.study import read, slug
 from trajkit.engine import Runs
@@ -126,9 +126,7 @@ def command(out: Path) -> None:
             if not place:
                 raise UsageError(f"{page}: there is no place for the table {name} (<!-- table {name} -->).")
             text = text[: place.start(1)] + table + "\n" + text[place.end(1) :]
-    hidden = page.with_name(f".{page.name}.tmp")
-    hidden.write_text(text)
-    shutil.move(hidden, page)
+    write_whole(page, text)
 
 
 if __name__ == "__main__":

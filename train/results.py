@@ -8,11 +8,9 @@ was trained on what was there after iteration k. All numbers come from the rules
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from train.files import write_whole
 from trajkit.engine import Runs
-from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.errors import BadData, UsageError
 from trajkit.rules import compose, params_sql
 from trajkit.show import shorten
 from trajkit.terminal import clean
@@ -212,7 +211,7 @@ def plot(runs: Arms, png: Path) -> None:
     rates.legend(fontsize="small")
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    _write(png, picture.getvalue())
+    write_whole(png, picture.getvalue())
 
 
 def plot_terminal(runs: Arms) -> str:
@@ -407,19 +406,6 @@ def _markers(n: int) -> list[str]:
     return [signs[number % len(signs)] for number in range(n)]
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a whole file or none."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        hidden.write_bytes(content)
-        hidden.replace(path)
-    except OSError as error:
-        raise TrajkitError(f"{path}: cannot be written ({error.strerror}).") from error
-    finally:
-        with contextlib.suppress(OSError):
-            hidden.unlink(missing_ok=True)
-
-
 def show(runs: Arms, png: Path | None = None, csv_file: Path | None = None) -> None:
     """Print the table, differences over seeds, the plot, and one task before and after (of the first run).
 
@@ -464,7 +450,7 @@ def write_csv(runs: Arms, path: Path) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write(path, text.getvalue().encode())
+    write_whole(path, text.getvalue().encode())
 
 
 def named(texts: Sequence[str]) -> dict[str, Path]:

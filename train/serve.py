@@ -53,7 +53,6 @@ def serve(
     model_folder: Path,
     log: Path,
     *,
-    port: int | None = None,
     context: int | None = None,
     gpu_memory: float = 0.9,
     seconds: float = 600.0,
@@ -61,14 +60,14 @@ def serve(
 ) -> Iterator[str]:
     """Serve `model_folder` for as long as the block runs, and give its URL, which ends in /v1.
 
-    `port` None: a free one, by the system's choice. `command` None: `vllm` with `context` and `gpu_memory`; else the
+    The port is a free one, by the system's choice. `command` None: `vllm` with `context` and `gpu_memory`; else the
     arguments of another server, "{port}" among them. What it prints is appended to `log`.
     Raises UsageError where there is no such folder, and TrajkitError with the log's last lines where the server
     ends before it answers, or has not answered after `seconds`.
     """
     if not (model_folder / "config.json").is_file():
         raise UsageError(f"{model_folder} is no model's folder: it has no config.json.")
-    port = port or _free_port()
+    port = _free_port()
     url = f"http://127.0.0.1:{port}/v1"
     chosen = list(command or vllm(model_folder, context=context, gpu_memory=gpu_memory))
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONUNBUFFERED": "1"}

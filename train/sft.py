@@ -27,6 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from train.backends import Lora, default_backend, load, model_digest, save, unsloth_loss
 from train.examples import fingerprint, read
+from train.files import write_whole
 from train.masks import Masks, Row
 from train.packing import Pack, order, pack, steps_of
 from train.settings import Train
@@ -56,7 +57,7 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     if made.is_dir():
         return made
     out.mkdir(parents=True, exist_ok=True)
-    _write_text(out / "training.json", json.dumps(told, indent=1))
+    write_whole(out / "training.json", json.dumps(told, indent=1))
 
     torch.manual_seed(settings.seed)
     backend = default_backend() if settings.backend == "auto" else settings.backend
@@ -191,7 +192,7 @@ class Metrics:
 
         path = out / METRICS
         kept = path.read_text().splitlines(keepends=True)[:first] if path.exists() else []
-        _write_text(path, "".join(kept))
+        write_whole(path, "".join(kept))
         self._file = path.open("a")
         self._board = SummaryWriter(out / "tensorboard", purge_step=first)
 
@@ -292,15 +293,6 @@ def _check_same(out: Path, told: dict[str, Any]) -> None:
         raise UsageError(
             f"--out {out}: a training with other {', '.join(names)} is there. Name another folder, or delete this one."
         )
-
-
-def _write_text(path: Path, text: str) -> None:
-    hidden = path.with_name(f".{path.name}.tmp")
-    with hidden.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    hidden.replace(path)
 
 
 @click.command()
