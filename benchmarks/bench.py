@@ -59,7 +59,7 @@ def select_eef(runs: Path, out: Path) -> dict[str, Any]:
 
     start = time.perf_counter()
     summary = select(runs, out / "sft.parquet")
-    return {"seconds": time.perf_counter() - start, "examples": summary.n_examples}
+    return {"seconds": time.perf_counter() - start, "examples": summary.n_rows}
 
 
 def bare_copy(runs: Path, out: Path) -> dict[str, Any]:

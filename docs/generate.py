@@ -105,6 +105,8 @@ def rules() -> str:
         "tables": "Rules. Each is a view of `trajkit sql`.",
         "plan": "Plans: which rollouts to make. Each is a view; `trajkit plan` and `explore --plan` take its name.",
         "examples": "Methods: what to train on. Each is a view; `select --method` takes its name.",
+        "pairs": "Methods that give pairs: what to prefer. Each is a view; `select --method` takes its name.",
+        "values": "Methods that give values of actions. Each is a view; `select --method` takes its name.",
         "report": "Reports: how well it goes. Each is a view of `trajkit sql`.",
         "select": "How `select` writes a method's answer.",
         "checks": "Checks: what `validate` finds, and what `select` refuses when it matters to its answer.",

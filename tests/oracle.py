@@ -2,27 +2,36 @@
 
 A path is spelled out as the list of its actions, each a pair (trajectory that took it, step), and two
 paths share a state where those lists begin alike. Nothing here is fast, and nothing is shared with
-the SQL. Sources: EEF (Lan et al., section 3.2 and Algorithm 1) and docs/rules.
+the SQL. Sources: EEF (Lan et al., section 3.2 and Algorithm 1), ETO (Song et al., sections 3.2 and 4.4,
+appendix C), IPR (Xiong et al., sections 3.2 and 3.3), NAT (Wang et al., 2024) and docs/rules.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from itertools import pairwise
+from functools import reduce
+from itertools import combinations, pairwise
+from operator import add
 from typing import Any
 
 from worlds import Row, World
 
 Key = tuple[str, int]
 
-DEFAULTS = {"success_reward": 1.0, "solved_rate": 0.5, "iteration": None, "m": 5, "samples": 1, "per_task": None}
+DEFAULTS = {
+    **{"success_reward": 1.0, "solved_rate": 0.5, "iteration": None, "m": 5, "samples": 1, "per_task": None},
+    **{"n": 5, "tau": 0.01, "scorer": None},
+    "right_prompt": "Please generate a solution that correctly answers the question.",
+    "wrong_prompt": "Please generate a solution that incorrectly answers the question.",
+}
 
 
 class Oracle:
     """Every relation of a world as a method of its name that returns rows."""
 
     def __init__(self, world: World, params: dict[str, Any] | None = None) -> None:
+        self.world = world
         self.p = {**DEFAULTS, **(params or {})}
         self.t: dict[str, Row] = {row["trajectory_id"]: row for row in world.trajectories}
         self.tasks = world.tasks
@@ -44,15 +53,16 @@ class Oracle:
         at = row["branch_step"]
         return [m for m in (self.conversation(row["parent_id"]) if at else []) if m["step"] < at] + self.own[id]
 
+    def actions(self, id: str) -> list[Any]:
+        """What was done along the path: text, reasoning and calls (without the ids that a server draws anew)."""
+        return [
+            (m["content"] or "", m["reasoning"] or "", [c["function"] for c in json.loads(m["tool_calls"] or "[]")])
+            for m in self.conversation(id)
+            if m["role"] == "assistant" and not m["context"]
+        ]
+
     def action_sequence(self, id: str) -> str:
-        """What was done: text, reasoning and calls (without the ids that a server draws anew)."""
-        return repr(
-            [
-                (m["content"] or "", m["reasoning"] or "", [c["function"] for c in json.loads(m["tool_calls"] or "[]")])
-                for m in self.conversation(id)
-                if m["role"] == "assistant" and not m["context"]
-            ]
-        )
+        return repr(self.actions(id))
 
     def n_actions(self, id: str) -> int:
         return len(self.path(id))
@@ -190,11 +200,60 @@ class Oracle:
             best.setdefault((row["task_id"], row["expert_id"], row["step"]), row)
         return list(best.values())
 
+    def expert_rollouts(self) -> list[Row]:
+        return [
+            {
+                "expert_id": e,
+                "rollout_id": r,
+                "task_id": self.task(e),
+                "step": self.t[r]["branch_step"],
+                "iteration": self.iteration(r),
+                "solved": self.solved(r),
+                "value": self.value(r),
+            }
+            for e in self.expert_ids()
+            for r in self.trained("policy")
+            if self.share_state(e, r, self.t[r]["branch_step"])
+        ]
+
+    def share_state(self, one: str, other: str, step: int) -> bool:
+        """Both paths run through the same s_step."""
+        prefixes = [self.path(id)[:step] for id in (one, other)]
+        return self.task(one) == self.task(other) and prefixes[0] == prefixes[1] and len(prefixes[0]) == step
+
+    def _current(self) -> list[tuple[str, str, int]]:
+        """(expert, rollout, step) of the current iteration, both with an own action there to be compared."""
+        current = self.current_iteration()[0]["iteration"]
+        return [
+            (r["expert_id"], r["rollout_id"], r["step"])
+            for r in self.expert_rollouts()
+            if r["iteration"] == current
+            and r["step"] < self.n_actions(r["expert_id"])
+            and self.t[r["rollout_id"]]["n_steps"] > 0
+        ]
+
+    def best_expert(self) -> list[Row]:
+        best: dict[str, str] = {}
+        experts = [e for e in self.expert_ids() if self.value(e) is not None and self.n_actions(e) > 0]
+        for e in sorted(experts, key=lambda e: (-self.value(e), self.n_actions(e), -self.iteration(e), e)):
+            best.setdefault(self.task(e), e)
+        return [
+            {"task_id": task, "expert_id": e, "value": self.value(e), "n_actions": self.n_actions(e)}
+            for task, e in best.items()
+        ]
+
+    def repeated_actions(self) -> list[Row]:
+        return [
+            {"expert_id": e, "rollout_id": r, "step": step}
+            for e, r, step in self._current()
+            if self.actions(e)[step] == self.actions(r)[step]
+        ]
+
     # --- plans ---
 
     def _plan(self, states: Iterable[tuple[str, str | None, int]]) -> list[Row]:
         return [
-            {"task_id": task, "parent_id": parent, "branch_step": step, "sample": sample}
+            {"task_id": task, "parent_id": parent, "branch_step": step, "sample": sample, "role": "policy"}
             for task, parent, step in states
             for sample in range(self.p["samples"])
         ]
@@ -216,12 +275,17 @@ class Oracle:
         return self._plan((self.task(e), e, step) for e in self.expert_ids() for step in range(1, self.n_actions(e)))
 
     def done(self) -> list[Row]:
-        made = {
-            (self.task(id), row["parent_id"] if row["branch_step"] else None, row["branch_step"], row["sample"] or 0)
-            for id, row in self.t.items()
-            if row["role"] == "policy" and self.iteration(id) == self.p["iteration"] and row["ended"] != "error"
-        }
-        return [dict(zip(("task_id", "parent_id", "branch_step", "sample"), key, strict=True)) for key in made]
+        made = set()
+        for id, row in self.t.items():
+            wanted = {
+                "policy": self.iteration(id) == self.p["iteration"],
+                "scorer": self.train(id) and self.p["scorer"] in (None, row["actor"]),
+            }
+            if row["ended"] != "error" and wanted.get(row["role"]):
+                parent = row["parent_id"] if row["branch_step"] else None
+                made.add((self.task(id), parent, row["branch_step"], row["sample"] or 0, row["role"]))
+        names = ("task_id", "parent_id", "branch_step", "sample", "role")
+        return [dict(zip(names, key, strict=True)) for key in made]
 
     # --- methods ---
 
@@ -279,6 +343,120 @@ class Oracle:
                 best[self.task(id)] = min(best.get(self.task(id), id), id, key=order)
         return self._examples(best.values())
 
+    def nat(self) -> list[Row]:
+        rows = self._examples(e for e in self.expert_ids() if self.n_actions(e) and self.solved(e) is not None)
+        for row in rows:
+            right = self.solved(row["trajectory_id"])
+            row["kind"] = "positive" if right else "negative"
+            row["suffix"] = self.p["right_prompt" if right else "wrong_prompt"]
+        return rows
+
+    # --- values ---
+
+    def step_rewards(self) -> list[Row]:
+        rows = []
+        for id in self.trained("expert", "policy"):
+            own = [step for owner, step in self.path(id) if owner == id]
+            for step in own if self.t[id]["ended"] not in ("error", "drift") else []:
+                if step == self.n_actions(id) - 1:
+                    n, reward = 0, self.value(id)
+                else:
+                    values = sorted(self.value(s) for s in self.scorer_rollouts(id, step))
+                    n, reward = len(values), reduce(add, values) / len(values) if values else None
+                row = {"trajectory_id": id, "task_id": self.task(id), "role": self.t[id]["role"], "step": step}
+                if reward is not None:
+                    rows.append({**row, "step_reward": reward, "n_rollouts": n})
+        return rows
+
+    def scorer_rollouts(self, id: str, step: int) -> list[str]:
+        """The scorer's rollouts that count, from right after this trajectory's own action at `step`."""
+        return [
+            s
+            for s in self.trained("scorer")
+            if self.value(s) is not None
+            and (self.t[s]["sample"] or 0) < self.p["n"]
+            and self.p["scorer"] in (None, self.t[s]["actor"])
+            and self.t[s]["branch_step"] == step + 1
+            and self.path(s)[step] == (id, step)
+        ]
+
+    # --- pairs ---
+
+    def _pair(self, level: str, chosen: str, rejected: str, from_step: int = 0, end_step: int | None = None) -> Row:
+        return {
+            "level": level,
+            "task_id": self.task(chosen),
+            "from_step": from_step,
+            "end_step": end_step,
+            "chosen_id": chosen,
+            "rejected_id": rejected,
+            "chosen_reward": self.value(chosen),
+            "rejected_reward": self.value(rejected),
+        }
+
+    def _by_value(self, one: str, other: str) -> list[str]:
+        """Both, the better one first; nothing where either has no value or neither is better."""
+        values = {self.value(one), self.value(other)}
+        return sorted((one, other), key=self.value, reverse=True) if len(values) == 2 and None not in values else []
+
+    def _from_start(self) -> list[str]:
+        """The policy's rollouts from s_0 of the current iteration."""
+        current = self.current_iteration()[0]["iteration"]
+        return [
+            r
+            for r in self.trained("policy")
+            if self.t[r]["branch_step"] == 0 and self.iteration(r) == current and self.n_actions(r) > 0
+        ]
+
+    def eto(self) -> list[Row]:
+        best = {row["task_id"]: row["expert_id"] for row in self.best_expert()}
+        both = [self._by_value(best[self.task(r)], r) for r in self._from_start() if self.task(r) in best]
+        return [self._pair("trajectory", *ids) for ids in both if ids]
+
+    def self_play(self) -> list[Row]:
+        both = [self._by_value(r, q) for r, q in combinations(self._from_start(), 2) if self.task(r) == self.task(q)]
+        return [self._pair("trajectory", *ids) for ids in both if ids]
+
+    def eto_step(self) -> list[Row]:
+        both = [
+            (self._by_value(e, r), step)
+            for e, r, step in self._current()
+            if self.actions(e)[step] != self.actions(r)[step]
+        ]
+        return [self._pair("step", *ids, step, step + 1) for ids, step in both if ids]
+
+    def eto_mixture(self) -> list[Row]:
+        return self.eto() + self.eto_step()
+
+    def ipr(self) -> list[Row]:
+        rewards = {(row["trajectory_id"], row["step"]): row["step_reward"] for row in self.step_rewards()}
+        rows = self.eto()
+        for e, r, step in self._current():
+            of_expert, of_policy = rewards.get(self.path(e)[step]), rewards.get((r, step))
+            if of_expert is None or of_policy is None or self._by_value(e, r) != [e, r]:
+                continue
+            if of_expert - of_policy > self.p["tau"]:
+                rows.append(self._pair("step", e, r, step))
+        return rows
+
+    def eef_pairs(self) -> list[Row]:
+        current = self.current_iteration()[0]["iteration"]
+        points = [p for p in self.branch_points() if p["iteration"] == current and p["solved"] is not None]
+        found: set[tuple[str, str, int]] = set()  # two experts may share both states
+        for e in self.expert_ids():
+            line = sorted((p["step"], p["solved"]) for p in points if p["expert_id"] == e)
+            for fails_at, step in [(p, i) for (p, before), (i, now) in pairwise(line) if now and not before]:
+                through = [
+                    id for id in self.trained("expert", "policy") if self.solved(id) and self.share_state(e, id, step)
+                ]
+                chosen = min(through, key=lambda id: (*self._length(id, fails_at), -self.iteration(id), id))
+                failed = [r for x, r, p in self._current() if (x, p) == (e, fails_at) and self.solved(r) is False]
+                found |= {(chosen, r, fails_at) for r in failed}
+        return [self._pair("step", *pair) for pair in found]
+
+    def _length(self, id: str, step: int) -> tuple[int, int]:
+        return self.expert_actions(id, step), self.n_actions(id) - step
+
     # --- what is trained on ---
 
     def weighted(self, id: str, from_step: int) -> list[tuple[Row, float]]:
@@ -287,6 +465,12 @@ class Oracle:
             (m, float(m["role"] == "assistant" and not m["context"] and m["step"] >= from_step))
             for m in self.conversation(id)
         ]
+
+    def halves(self, id: str, from_step: int, end_step: int | None) -> tuple[list[Row], list[Row]]:
+        """The conversation before the action a_from_step, and from it on, up to the state s_end_step."""
+        said = [m for m in self.conversation(id) if end_step is None or m["step"] < end_step]
+        at = [(m["role"], bool(m["context"]), m["step"]) for m in said].index(("assistant", False, from_step))
+        return said[:at], said[at:]
 
 
 RELATIONS: dict[str, Callable[[Oracle], list[Row]]] = {
@@ -307,5 +491,17 @@ RELATIONS: dict[str, Callable[[Oracle], list[Row]]] = {
     "sft_pos": Oracle.sft_pos,
     "rft": Oracle.rft,
     "best_of_n": Oracle.best_of_n,
+    "nat": Oracle.nat,
+    "expert_rollouts": Oracle.expert_rollouts,
+    "best_expert": Oracle.best_expert,
+    "repeated_actions": Oracle.repeated_actions,
+    "step_rewards": Oracle.step_rewards,
+    "eto": Oracle.eto,
+    "eto_step": Oracle.eto_step,
+    "eto_mixture": Oracle.eto_mixture,
+    "self_play": Oracle.self_play,
+    "ipr": Oracle.ipr,
+    "eef_pairs": Oracle.eef_pairs,
 }
-METHODS = ("eef", "sft_all", "sft_pos", "rft", "best_of_n")
+METHODS = ("eef", "sft_all", "sft_pos", "rft", "best_of_n", "nat")  # that write examples
+PAIR_METHODS = ("eto", "eto_step", "eto_mixture", "self_play", "ipr", "eef_pairs")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, target
 from hypothesis import strategies as st
-from oracle import METHODS, RELATIONS, Oracle
+from oracle import METHODS, PAIR_METHODS, RELATIONS, Oracle
 from test_rules import FIGURE_1
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
@@ -64,9 +67,74 @@ def test_every_example_is_allowed(world: World, params: dict[str, Any]) -> None:
     per_task = Counter(row["task_id"] for row in examples if row["kind"] == "initial")
     per_expert = Counter(row["expert_id"] for row in examples if row["kind"] == "recovery")
     assert max([*per_task.values(), *per_expert.values()], default=1) == 1
+    assert {row["kind"] for row in rows(found["nat"])} <= {"positive", "negative"}
     for name in METHODS[1:]:
         assert max(Counter(row["trajectory_id"] for row in rows(found[name])).values(), default=1) == 1
     target(float(len(per_expert)))
+
+
+@given(worlds(), params)
+def test_every_pair_is_allowed(world: World, params: dict[str, Any]) -> None:
+    oracle = Oracle(world, params)
+    found = bags(world, PAIR_METHODS, params)
+    for name in PAIR_METHODS:
+        assert max(found[name].values(), default=1) == 1, f"{name} has a pair twice"
+        for row in rows(found[name]):
+            end = row["end_step"]
+            for side in ("chosen", "rejected"):
+                taken = world.by_id[row[f"{side}_id"]]
+                assert taken.split in (None, "train"), f"{name} took held-out data"
+                assert taken.role in ("expert", "policy"), f"{name} took a {taken.role}'s"
+                assert taken.ended not in ("error", "drift"), f"{name} took a broken trajectory"
+                assert taken.task == row["task_id"]
+                value = taken.reward if taken.reward is not None else taken.success
+                assert row[f"{side}_reward"] == value is not None, f"{name} compares what has no outcome"
+                assert 0 <= row["from_step"] < world.length(taken.id), f"{name} compares nothing"
+                assert end is None or row["from_step"] < end <= world.length(taken.id)
+            assert row["level"] == "step" or (row["from_step"], end) == (0, None)
+            assert (name == "self_play") <= (row["level"] == "trajectory")
+            assert name == "eef_pairs" or row["chosen_reward"] > row["rejected_reward"], name
+            assert oracle.share_state(row["chosen_id"], row["rejected_id"], row["from_step"]), name
+    pairs = {(row["level"], frozenset((row["chosen_id"], row["rejected_id"]))) for row in rows(found["eto_mixture"])}
+    assert len(pairs) == found["eto_mixture"].total(), "both ways round"
+    assert found["eto_mixture"] == found["eto"] + found["eto_step"]
+    target(float(found["ipr"].total()))
+
+
+@given(worlds(), params)
+def test_ipr_has_etos_rows_and_step_pairs_the_fewer_the_higher_tau_is(world: World, params: dict[str, Any]) -> None:
+    low = bags(world, ("ipr", "eto"), {**params, "tau": 0.0})
+    high = bags(world, ("ipr",), {**params, "tau": 1e300})
+    assert high["ipr"] == low["eto"] <= low["ipr"]
+
+
+@given(worlds(), params)
+def test_self_play_needs_no_expert(world: World, params: dict[str, Any]) -> None:
+    """With every expert's trajectory made a scorer's, so that its branches stay."""
+    others = World(tuple(replace(t, role="scorer") if t.role == "expert" else t for t in world.trajs))
+    found = bags(others, PAIR_METHODS, params)
+    assert found["self_play"] == bags(world, ("self_play",), params)["self_play"]
+    assert [name for name in PAIR_METHODS if found[name]] in ([], ["self_play"])
+
+
+@given(worlds(), params, st.randoms(use_true_random=False))
+def test_other_names_change_nothing_but_names(world: World, params: dict[str, Any], rng: random.Random) -> None:
+    """Any names where nothing is a tie; names of the same order where the smallest decides."""
+    free, ranked = ("expert_rollouts", "repeated_actions", "step_rewards", "eto_step", "self_play"), PAIR_METHODS
+    ids = [t.id for t in world.trajs]
+    before = bags(world, (*free, *ranked), params)
+    for names, new in (
+        (free, dict(zip(ids, rng.sample(ids, len(ids)), strict=True))),
+        (ranked, {i: "_" + i for i in ids}),
+    ):
+        renamed = World(tuple(replace(t, id=new[t.id], parent=t.parent and new[t.parent]) for t in world.trajs))
+        after = bags(renamed, names, params)
+        for name in names:
+            wanted = [
+                {key: new[value] if key.endswith("_id") and key != "task_id" else value for key, value in row.items()}
+                for row in rows(before[name])
+            ]
+            assert Counter(tuple(sorted(row.items())) for row in wanted) == after[name], name
 
 
 def pinned(world: World) -> dict[str, Any]:
@@ -109,22 +177,35 @@ def test_a_better_solution_changes_only_its_own_task(world: World, which: int) -
 @given(worlds(), params)
 def test_what_no_rule_may_use_may_as_well_not_be_there(world: World, params: dict[str, Any]) -> None:
     """What is no outcome, held out, or a scorer's; but not what others branch from."""
-    without = world
-    while True:
-        parents = {t.parent for t in without.trajs}
-        idle = [t.id for t in without.trajs if t.id not in parents and _unused(t)]
-        if not idle:
-            break
-        without = without.without(*idle)
+    unscored = tuple(name for name in PAIR_METHODS if name != "ipr")
+    without = without_idle(world, _unused)
     assume(without != world)
-    assert bags(world, METHODS, params) == bags(without, METHODS, params)
+    before = bags(world, (*METHODS, *PAIR_METHODS, "step_rewards"), params)
+    after = bags(without, (*METHODS, *unscored), params)
+    assert {name: before[name] for name in after} == after
+    # A scorer's rollout counts where a step's reward is asked for, but not if it is held out or broken.
+    scored = without_idle(
+        world, lambda t: _unused(t) and (t.role != "scorer" or t.split not in (None, "train") or _broken(t))
+    )
+    after = bags(scored, ("ipr", "step_rewards"), params)
+    assert {name: before[name] for name in after} == after
+
+
+def without_idle(world: World, unused: Callable[[Traj], bool]) -> World:
+    """The world without what is unused and no parent of another, as long as there is such."""
+    while idle := [t.id for t in world.trajs if unused(t) and t.id not in {other.parent for other in world.trajs}]:
+        world = world.without(*idle)
+    return world
+
+
+def _broken(t: Traj) -> bool:
+    return t.ended in ("error", "drift")
 
 
 def _unused(t: Traj) -> bool:
     """An expert's trajectory without a verdict is used: its states are simulated, and sft_all takes it."""
     no_verdict = t.reward is None and t.success is None
-    broken = t.ended in ("error", "drift")
-    return broken or (no_verdict and t.role != "expert") or t.role == "scorer" or t.split not in (None, "train")
+    return _broken(t) or (no_verdict and t.role != "expert") or t.role == "scorer" or t.split not in (None, "train")
 
 
 # --- what select writes ---
@@ -154,7 +235,7 @@ def expected(oracle: Oracle, method: str) -> list[Row]:
         own = oracle.t[id]
         examples.append(
             {
-                **row,
+                **{name: value for name, value in row.items() if name != "suffix"},
                 "method": method,
                 "env": own["env"],
                 "n_steps": oracle.n_actions(id),
@@ -165,11 +246,21 @@ def expected(oracle: Oracle, method: str) -> list[Row]:
                 "tools": own["tools"],
                 "messages": [
                     {**{key: message[key] for key in TEXT}, "weight": weight, "token_ids": message.get("token_ids")}
-                    for message, weight in oracle.weighted(id, from_step)
+                    for message, weight in asked(oracle.weighted(id, from_step), row.get("suffix"))
                 ],
             }
         )
     return examples
+
+
+def asked(messages: list[tuple[Row, float]], suffix: str | None) -> list[tuple[Row, float]]:
+    """The same, but that the last user message before the first action ends with NAT's suffix, after a blank line."""
+    if suffix is None:
+        return messages
+    first = [m["role"] == "assistant" and not m["context"] for m, _ in messages].index(True)
+    at = max(number for number, (m, _) in enumerate(messages[:first]) if m["role"] == "user")
+    m, weight = messages[at]
+    return [*messages[:at], ({**m, "content": f"{m['content']}\n\n{suffix}"}, weight), *messages[at + 1 :]]
 
 
 def sort_key(row: Row) -> str:

@@ -18,10 +18,9 @@ def rollout(id: str, at: int | None, task: str = "t", **given: object) -> tuple[
 def planned(runs: Path, *args: object) -> list[tuple[str, str, int, int]]:
     result = trajkit("plan", "--runs", runs, "--format", "csv", *args)
     assert result.code == 0, result
-    rows = [
-        (row["task_id"], row["parent_id"], int(row["branch_step"]), int(row["sample"]))
-        for row in csv.DictReader(io.StringIO(result.out))
-    ]
+    table = list(csv.DictReader(io.StringIO(result.out)))
+    rows = [(row["task_id"], row["parent_id"], int(row["branch_step"]), int(row["sample"])) for row in table]
+    assert {row["role"] for row in table} <= {"policy"}
     assert result.err == f"{len(rows):,} rollouts of {len({row[0] for row in rows}):,} tasks\n"
     assert rows == sorted(set(rows)), "a total order, each once"
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from envs.webshop import Novice, WebShop
 from trajkit.env import Env, Message
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.explore import Cost, Rollout, Settings, cost, explore
-from trajkit.policies import PolicyGone, Sampling, temperatures
+from trajkit.policies import Answer, PolicyGone, Sampling, Suffixed, temperatures
 from trajkit.rollouts import shard_of
 
 httpx = pytest.importorskip("httpx", reason="needs httpx: pip install trajkit[server]")
@@ -522,3 +523,32 @@ def test_the_dry_run_and_refusals(runs: Path) -> None:
         assert wrong.returncode == 2, wrong.stderr
         assert message in wrong.stderr
         assert "Traceback" not in wrong.stderr
+
+
+class Echo:
+    """Answers with what it was asked."""
+
+    actor = "echo"
+
+    async def answer(self, messages: Sequence[Message], *, seed: int, sample: int) -> Answer:
+        return Answer({"role": "assistant", "content": "|".join(str(m["content"]) for m in messages)})
+
+    def sampling(self, sample: int) -> dict[str, Any]:
+        return {}
+
+    async def close(self) -> None:
+        return None
+
+
+def test_a_suffix_ends_the_instruction_at_every_step_and_nothing_else() -> None:
+    first: list[Message] = [
+        {"role": "system", "content": "rules"}, {"role": "user", "content": "an example"},
+        {"role": "assistant", "content": "its answer", "context": True}, {"role": "user", "content": "the task"},
+    ]  # fmt: skip
+    later: list[Message] = [*first, {"role": "assistant", "content": "act"}, {"role": "user", "content": "seen"}]
+    before = json.dumps(later)
+    suffixed = Suffixed(Echo(), "do well")
+    said = [asyncio.run(suffixed.answer(asked, seed=0, sample=0)).message for asked in (first, later)]
+    asked = "rules|an example|its answer|the task\n\ndo well"
+    assert [message and message["content"] for message in said] == [asked, f"{asked}|act|seen"]
+    assert json.dumps(later) == before and suffixed.actor == "echo"

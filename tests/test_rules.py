@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import Phase, event, find, given, settings
-from oracle import METHODS, RELATIONS, Oracle
+from oracle import METHODS, PAIR_METHODS, RELATIONS, Oracle
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
 from trajkit.engine import Runs
@@ -53,7 +56,7 @@ def test_every_relation_equals_its_oracle(world: World, params: dict[str, Any], 
     oracle = Oracle(world, params)
     found = relations(world, list(RELATIONS), params, layout)
     expected = {name: relation(oracle) for name, relation in RELATIONS.items()}
-    for name in ("first_recovery_state", "rft", "best_of_n", "skip_length", "done"):
+    for name in ("first_recovery_state", "rft", "best_of_n", "skip_length", "done", "step_rewards", *PAIR_METHODS):
         event(f"{name}: {'some' if expected[name] else 'no'} rows")
     event(f"eef: {'a' if any(row['kind'] == 'recovery' for row in expected['eef']) else 'no'} recovery example")
     differences = [difference(name, found[name], expected[name]) for name in RELATIONS]
@@ -338,8 +341,9 @@ def test_success_counts_before_reward() -> None:
 
 
 def test_a_trajectory_without_actions_solves_nothing() -> None:
-    world = World((policy("a", "", reward=1.0), expert("e", "", reward=1.0)))
-    assert {name: ask(world, name) for name in METHODS} == {name: [] for name in METHODS}
+    world = World((policy("a", "", reward=1.0), expert("e", "", reward=1.0), policy("b", "")))
+    names = [*METHODS, *PAIR_METHODS, "step_rewards"]
+    assert relations(world, names) == {name: [] for name in names}
 
 
 # --- the other methods ---
@@ -450,6 +454,91 @@ def repeats_an_action_sequence(oracle: Oracle) -> bool:
     return len({(oracle.task(id), oracle.action_sequence(id)) for id in solved}) < len(solved)
 
 
+def step_rewards(oracle: Oracle) -> dict[tuple[str, int], Row]:
+    return {(row["trajectory_id"], row["step"]): row for row in oracle.step_rewards()}
+
+
+def contrasts_means(oracle: Oracle) -> bool:
+    """A step pair of IPR where the rejected action's reward is a mean over at least two rollouts."""
+    rewards = step_rewards(oracle)
+    pairs = [row for row in oracle.ipr() if row["level"] == "step"]
+    return any(rewards[row["rejected_id"], row["from_step"]]["n_rollouts"] >= 2 for row in pairs)
+
+
+def scores_an_inherited_expert_action(oracle: Oracle) -> bool:
+    """A step pair of IPR of an expert that branched behind that step."""
+    return any(
+        row["level"] == "step" and row["from_step"] < oracle.t[row["chosen_id"]]["branch_step"] for row in oracle.ipr()
+    )
+
+
+def scores_a_branch_of_a_branch(oracle: Oracle) -> bool:
+    scored = [
+        id for (id, _), row in step_rewards(oracle).items() if row["n_rollouts"] and oracle.t[id]["role"] == "policy"
+    ]
+    return any(oracle.t[id]["branch_step"] and oracle.t[oracle.t[id]["parent_id"]]["branch_step"] for id in scored)
+
+
+def sums_floats_whose_order_matters(oracle: Oracle) -> bool:
+    return any(reduce(add, values) != reduce(add, values[::-1]) for values in scored_values(oracle))
+
+
+def scored_values(oracle: Oracle) -> list[list[float]]:
+    """The values that each step reward is the mean of, sorted; without those that are no mean."""
+    found = [[oracle.value(s) for s in oracle.scorer_rollouts(*action)] for action in step_rewards(oracle)]
+    return [sorted(value for value in values if value is not None) for values in found if values]
+
+
+def tau_decides(oracle: Oracle) -> bool:
+    return len(oracle.ipr()) < len(Oracle.ipr(replaced(oracle, tau=-math.inf)))
+
+
+def the_scorers_name_decides(oracle: Oracle) -> bool:
+    return oracle.step_rewards() != replaced(oracle, scorer="sft").step_rewards()
+
+
+def n_decides(oracle: Oracle) -> bool:
+    return oracle.step_rewards() != replaced(oracle, n=1).step_rewards()
+
+
+def has_a_trajectory_pair_where_the_expert_lost(oracle: Oracle) -> bool:
+    return any(oracle.t[row["rejected_id"]]["role"] == "expert" for row in oracle.eto())
+
+
+def has_a_step_pair_where_the_expert_lost(oracle: Oracle) -> bool:
+    return any(oracle.t[row["rejected_id"]]["role"] == "expert" for row in oracle.eto_step())
+
+
+def repeats_the_experts_action(oracle: Oracle) -> bool:
+    values = [{oracle.value(row["expert_id"]), oracle.value(row["rollout_id"])} for row in oracle.repeated_actions()]
+    return any(len(both) == 2 and None not in both for both in values)
+
+
+def plays_against_itself(oracle: Oracle) -> bool:
+    return len(oracle.self_play()) >= 2
+
+
+def has_an_eef_pair_of_the_expert(oracle: Oracle) -> bool:
+    return any(oracle.t[row["chosen_id"]]["role"] == "expert" for row in oracle.eef_pairs())
+
+
+def has_an_eef_pair_of_a_rollout_from_further_on(oracle: Oracle) -> bool:
+    return any(oracle.t[row["chosen_id"]]["branch_step"] > row["from_step"] for row in oracle.eef_pairs())
+
+
+def experts_share_an_eef_pair(oracle: Oracle) -> bool:
+    """Two experts of one beginning, both states of the pair in it."""
+    return any(
+        sum(oracle.share_state(e, row["chosen_id"], row["from_step"] + 1) for e in oracle.expert_ids()) > 1
+        for row in oracle.eef_pairs()
+    )
+
+
+def replaced(oracle: Oracle, **params: Any) -> Oracle:
+    """The same world under other parameters."""
+    return Oracle(oracle.world, {**oracle.p, **params})
+
+
 @pytest.mark.parametrize(
     "happening",
     [
@@ -459,6 +548,20 @@ def repeats_an_action_sequence(oracle: Oracle) -> bool:
         branches_inside_a_prefix,
         has_a_path_with_three_owners,
         repeats_an_action_sequence,
+        contrasts_means,
+        scores_an_inherited_expert_action,
+        scores_a_branch_of_a_branch,
+        sums_floats_whose_order_matters,
+        tau_decides,
+        the_scorers_name_decides,
+        n_decides,
+        has_a_trajectory_pair_where_the_expert_lost,
+        has_a_step_pair_where_the_expert_lost,
+        repeats_the_experts_action,
+        plays_against_itself,
+        has_an_eef_pair_of_the_expert,
+        has_an_eef_pair_of_a_rollout_from_further_on,
+        experts_share_an_eef_pair,
     ],
 )
 def test_some_drawn_world(happening: Callable[[Oracle], bool]) -> None:

@@ -27,7 +27,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     write_run(runs, pair("e"))
     code = (
         "from trajkit.rules import sql_folder; from trajkit.select import select\n"
-        f"print(sql_folder()); print(select({str(runs)!r}, 'sft.parquet', 'sft_pos').n_examples)"
+        f"print(sql_folder()); print(select({str(runs)!r}, 'sft.parquet', 'sft_pos').n_rows)"
     )
     environment = os.environ | {"PYTHONPATH": str(installed)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -194,7 +194,7 @@ def _talk(t: Traj) -> Iterator[Row]:
 IDS = (
     *("a", "B", "b", "A", "10", "9", "é", "e\u0301", "z", "Z", "\uff5e", "\U0001d54f", "ß"),
     *("a b", "a'b", "%_", "~", '"', "\\", "x" * 300),
-    *(f"{stem}{n}" for n in (1, 2, 3, 10, 11) for stem in ("a", "A", "_", "日本", "-")),
+    *(f"{stem}{n}" for n in (1, 2, 3, 10, 11, 20) for stem in ("a", "A", "_", "日本", "-", "|", "a|")),
 )
 
 # Few and short, so that action sequences coincide.
@@ -214,6 +214,12 @@ NO_OUTCOME = [
     {"success": False, "ended": "drift"}, {"reward": 1.0, "ended": "error"}, {"ended": "max_steps"},
 ]  # fmt: skip
 
+# What the scorer's rollouts end with: few enough to tie, and floats whose sum depends on the order.
+SCORES = [
+    {"reward": 0.0}, {"reward": 1.0}, {"reward": 0.1}, {"reward": 0.2}, {"reward": 0.3}, {"reward": 0.7},
+    {"success": True}, {"success": False}, {"reward": 0.5, "success": True}, {"reward": -1.0}, *NO_OUTCOME[:3],
+]  # fmt: skip
+
 params = st.fixed_dictionaries(
     {},
     optional={
@@ -223,14 +229,37 @@ params = st.fixed_dictionaries(
         "samples": st.integers(1, 3),
         "per_task": st.integers(1, 3),
         "iteration": st.integers(0, 3),
+        "n": st.integers(1, 4),
+        "tau": st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+        "scorer": st.sampled_from(["sft", "gpt-4", "nobody"]),
+        "right_prompt": st.sampled_from(["Do it right.", "\U0001d54f\n'--"]),
+        "wrong_prompt": st.just("Do it wrong."),
     },
 )
 layouts = st.integers(0, 2**16)
 
 
 @st.composite
+def _scored(draw: Callable[[st.SearchStrategy[Any]], Any], world: World, parent: str, at: int) -> World:
+    """The world with up to three rollouts of scorers from this state."""
+    for _ in range(draw(st.sampled_from((0, 1, 2, 2, 3))) if world.depth(parent) < MAX_DEPTH else 0):
+        spec = Traj(
+            f"mc{len(world.trajs)}", "scorer", draw(st.sampled_from(("", "b"))), world.by_id[parent].task, parent, at,
+            sample=draw(st.sampled_from((0, 1, 2, None))),
+            actor=draw(st.sampled_from(("sft", "sft", None, "gpt-4"))),
+            split=world.by_id[parent].split,
+            **draw(st.sampled_from(SCORES)),
+        )  # fmt: skip
+        world = world.plus(spec)
+    return world
+
+
+@st.composite
 def worlds(draw: Callable[[st.SearchStrategy[Any]], Any], max_tasks: int = 3) -> World:
-    """A world of consistent rows: in each task a few free trajectories, then an exploration of some expert's states."""
+    """A world of consistent rows: in each task a few free trajectories, then an exploration of some expert's states.
+
+    Then, as the preference methods have it, a few states are explored once more and some actions are scored.
+    """
     unused = list(IDS)
     world = World()
     tasks: list[Row] = []
@@ -286,6 +315,19 @@ def worlds(draw: Callable[[st.SearchStrategy[Any]], Any], max_tasks: int = 3) ->
                     split_there = split_of_one(explored, at)
                     spec = Traj(id, "policy", actions, task, explored, at, usual, split=split_there, **outcome)
                     world = world.plus(spec)
+            # Once more from a few states, scored as IPR does: after the rollout's action and after the expert's own.
+            for _ in range(draw(st.integers(0, 3)) if world.length(explored) else 0):
+                id = unused.pop(draw(st.integers(0, len(unused) - 1)))
+                at = draw(st.integers(0, world.length(explored) - 1))
+                actions = draw(st.sampled_from(("ab", "bb", "ba", "b", "aab")))
+                outcome = draw(st.sampled_from(draw(st.sampled_from((FAILED, FAILED, SOLVED)))))
+                split_there = split_of_one(explored, at)
+                world = world.plus(Traj(id, "policy", actions, task, explored, at, usual, split=split_there, **outcome))
+                for parent in (explored, id):
+                    world = draw(_scored(world, parent, at + 1))
+        acted = [t.id for t in world.trajs if t.task == task and t.role != "scorer" and world.length(t.id)]
+        for parent in draw(st.lists(st.sampled_from(acted), max_size=3)) if acted else ():
+            world = draw(_scored(world, parent, draw(st.integers(1, world.length(parent)))))
         if draw(st.booleans()):
             tasks.append({"task_id": task, "env": None, "split": split, "meta": None})
     if draw(st.booleans()):

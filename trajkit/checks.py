@@ -21,11 +21,12 @@ RELEVANT = """
 SELECT * FROM outcomes
 WHERE split = 'train' AND coalesce(role, '') != 'scorer' AND coalesce(ended, '') NOT IN ('error', 'drift')
 """
+WITH_SCORER = "SELECT * FROM outcomes WHERE split = 'train' AND coalesce(ended, '') NOT IN ('error', 'drift')"
 CHOSEN = """
 SELECT * FROM outcomes AS o SEMI JOIN (
     SELECT s.owner_id AS trajectory_id
-    FROM path_segments AS s SEMI JOIN chosen AS c ON s.trajectory_id = c.trajectory_id
-    UNION SELECT trajectory_id FROM chosen
+    FROM path_segments AS s SEMI JOIN excerpts AS e ON s.trajectory_id = e.trajectory_id
+    UNION SELECT trajectory_id FROM excerpts
 ) AS c ON o.trajectory_id = c.trajectory_id
 """
 
@@ -44,15 +45,16 @@ def refuse_input(runs: Runs, method: Rule) -> None:
     """Raise BadData if a row that `method` looks at holds a mistake that could change its answer."""
     names = ["bad_values", "duplicate_ids", "n_steps_mismatch"]
     read = {rule.name for rule in closure(method.sql)}
-    if read & {"branch_points", "solutions", "expert_actions"} or "path_segments" in references(method.sql):
+    lineage = {"expert_rollouts", "solutions", "expert_actions", "step_rewards"}
+    if read & lineage or "path_segments" in references(method.sql):
         names += ["bad_parents", "parent_cycles"]
     if method.name != "sft_all":  # the one method that asks for no reward
         names.append("bad_rewards")
-    _refuse(runs, names, RELEVANT)
+    _refuse(runs, names, WITH_SCORER if {method.name, *read} & {"step_rewards"} else RELEVANT)
 
 
 def refuse_chosen(runs: Runs) -> None:
-    """Raise BadData if a trajectory on a chosen example's path has a mistake."""
+    """Raise BadData if a trajectory on a selected path has a mistake."""
     names = [rule.name for rule in rules().values() if rule.kind == "checks" and rule.name != "stray_messages"]
     _refuse(runs, names, CHOSEN)
 

@@ -160,10 +160,10 @@ class Runs:
         return self.sql(f"SELECT * FROM {name} ORDER BY ALL")
 
     def select(self, method: str = "eef") -> pl.DataFrame:
-        """The examples that `trajkit select --method ...` writes, as a Polars frame (`trajkit.select` says which)."""
-        from trajkit.select import examples
+        """What `trajkit select --method ...` writes, as a Polars frame (`trajkit.select` says which)."""
+        from trajkit.select import selected
 
-        return examples(self, method)
+        return selected(self, method)
 
     def compose(self, sql: str) -> str:
         """`sql` with the rules it reads put before it, but for those that `make` has already answered."""

@@ -1,4 +1,4 @@
-"""Exploring: run a policy (or the expert) in an environment, from s_0 and from states of recorded trajectories.
+"""Exploring: run a policy, the expert or a scorer in an environment, from s_0 and from states of recorded trajectories.
 
 What is run is the plan minus what is already in runs/, so exploring can be killed at any time and started
 again. How one rollout goes is `trajkit.rollouts`; how many go at once is `trajkit.workers`.
@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -22,7 +22,7 @@ from typing import Any, cast
 from trajkit.engine import Runs
 from trajkit.env import Env, Policy, Snapshots, Task
 from trajkit.errors import TrajkitError, UsageError
-from trajkit.plan import missing, planned
+from trajkit.plan import ROUND_BY_ROUND, missing, planned, role_of
 from trajkit.policies import AsyncPolicy, PolicyGone
 from trajkit.progress import bar
 from trajkit.records import Record, to_json
@@ -52,25 +52,31 @@ def explore(
     settings: Settings,
     m: int = 5,
     samples: int = 1,
+    params: Mapping[str, Any] | None = None,
     make_env: Callable[[], Env] | None = None,
     make_policy: Callable[[], Policy] | None = None,
 ) -> Counts:
     """Run every rollout of `plans` that is not in `runs` yet, and write it there.
 
-    Role expert, and splits other than train, run only the plan `initial`, over the environment's own tasks. The plan
-    `bisection` depends on what came of the rollouts before: it is asked again until nothing is left to run.
+    Role expert, and splits other than train, run only the plan `initial`, over the environment's own tasks. Role scorer
+    runs the scorer's plans; what this scorer (the policy's `actor`, or `scorer` in `params`) has done in any iteration
+    is done. The plans `bisection` and `apt` depend on what came of the rollouts before: they are asked again until
+    nothing is left to run. `params` are more of the rules' parameters, by name (`n`, `budget`, `solved_rate`, ...).
     `make_env` and `make_policy` make what `env` and `policy` are. Worker processes need both (they have to be
     picklable), and so does `concurrency` in an environment without snapshots (`make_env` only).
     Raises TrajkitError when every single rollout ended in error, and PolicyGone when the policy answers nobody.
     """
     _check(env, policy, settings, make_env, make_policy)
     tasks = _tasks(runs, env, settings, plans)
+    given = _params(settings, policy.actor, m, samples, params)
     folder = Path(runs) / f"explore-{settings.role}-{_slug(policy.actor)}-i{settings.iteration}"
     _write_missing_tasks(runs, folder, tasks.values())
     counts = Counts()
     run = partial(_run, env, policy, settings=settings, make_env=make_env, make_policy=make_policy)
-    while _round(runs, folder, run, policy.actor, tasks, plans, settings, m, samples, counts) and "bisection" in plans:
-        pass
+    again = True
+    while again:
+        again = _round(runs, folder, run, policy.actor, tasks, plans, settings, given, counts)
+        again = again and not ROUND_BY_ROUND.isdisjoint(plans)
     if counts["error"] and counts["error"] == counts["rollouts"]:
         raise TrajkitError(
             f"all {counts['error']} rollouts ended in error, the first one with: {counts.first_error}. They are in "
@@ -87,15 +93,13 @@ def _round(
     tasks: dict[str, Task],
     plans: Sequence[str],
     settings: Settings,
-    m: int,
-    samples: int,
+    params: dict[str, Any],
     counts: Counts,
 ) -> bool:
     """Run what the plans ask for now. Returns whether anything new is known."""
-    params = {"iteration": settings.iteration, "m": m, "samples": samples}
     with Runs(runs, params) as recorded, RunWriter(folder, existing_ids(runs)) as writer:
         found = Counts()
-        rollouts = _missing(recorded, actor, tasks, plans, settings, samples, found)
+        rollouts = _missing(recorded, actor, tasks, plans, settings, params["samples"], found)
         if not counts:  # what later rounds find done was run here
             counts.update(found)
         ran, before = counts["rollouts"], counts["rollouts"] - counts["error"]
@@ -152,12 +156,16 @@ def cost(
     settings: Settings,
     m: int = 5,
     samples: int = 1,
+    params: Mapping[str, Any] | None = None,
 ) -> Cost:
-    """What `explore` would do with the same arguments. Nothing is run, and nothing is written."""
+    """What `explore` would do with the same arguments (of plans that go round by round: in the first round).
+
+    Nothing is run, and nothing is written.
+    """
     tasks = _tasks(runs, env, settings, plans, make=False)
     counts = Counts()
-    params = {"iteration": settings.iteration, "m": m, "samples": samples}
-    with TemporaryDirectory() as nothing, Runs(runs if Path(runs).exists() else nothing, params) as recorded:
+    given = _params(settings, actor, m, samples, params)
+    with TemporaryDirectory() as nothing, Runs(runs if Path(runs).exists() else nothing, given) as recorded:
         if settings.role == "policy" and settings.split == "train":
             planned_tasks = {row["task_id"] for row in recorded.rows("SELECT task_id FROM initial")}
             unwritten = {task_id: task for task_id, task in tasks.items() if task_id not in planned_tasks}
@@ -189,11 +197,19 @@ def cost(
 # --- what to run -------------------------------------------------------------------------------
 
 
+def _params(settings: Settings, actor: str, m: int, samples: int, more: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The rules' parameters. A scorer's own rollouts are what is done, unless told otherwise."""
+    if twice := {"iteration", "m", "samples"} & set(more or ()):
+        raise UsageError(f"--set {min(twice)}: exploring takes it as --{min(twice)}.")
+    scorer = {"scorer": actor} if settings.role == "scorer" else {}
+    return scorer | dict(more or {}) | {"iteration": settings.iteration, "m": m, "samples": samples}
+
+
 def _tasks(
     runs: str | os.PathLike[str], env: Env, settings: Settings, plans: Sequence[str], make: bool = True
 ) -> dict[str, Task]:
     """The environment's tasks of the split by id. Makes the folder `runs`."""
-    planned(plans)  # refuses an unknown plan before anything is made
+    _check_plans(plans, settings)  # before anything is made
     try:
         if make:
             Path(runs).mkdir(parents=True, exist_ok=True)
@@ -206,6 +222,25 @@ def _tasks(
     if not tasks:
         raise UsageError(f"the environment has no tasks of the split {settings.split!r}.")
     return tasks
+
+
+def _check_plans(plans: Sequence[str], settings: Settings) -> None:
+    """Raise UsageError for a plan that is none, or that is not for this role and split."""
+    roles = {name: role_of(name) for name in plans}
+    if settings.role == "scorer" or (settings.role == "policy" and settings.split == "train"):
+        for name, role in roles.items():
+            if role != settings.role:
+                raise UsageError(
+                    f"--plan {name} is a plan of the {role}'s rollouts: run it with --role {role}"
+                    f"{', apart from the others' if len(plans) > 1 else ''}."
+                )
+        if settings.split != "train":
+            raise UsageError(f"--role scorer is for the split train: nothing of {settings.split!r} is ever trained on.")
+    elif list(plans) != ["initial"]:
+        raise UsageError(
+            f"only the plan initial can be run for role {settings.role} and split {settings.split}: plans that "
+            "start in the middle of an expert's trajectory are for the policy and the scorer on the split train."
+        )
 
 
 def _write_missing_tasks(runs: str | os.PathLike[str], folder: Path, tasks: Iterable[Task]) -> None:
@@ -229,15 +264,10 @@ def _missing(
     counts: Counter[str],
 ) -> list[Rollout]:
     """The plan minus done, grouped by parent and sorted, so that one replay serves all states of a parent."""
-    if settings.role == "policy" and settings.split == "train":
+    if settings.role != "expert" and settings.split == "train":
         wanted = {_rollout(row) for row in recorded.rows(planned(plans))}
         done = wanted - {_rollout(row) for row in recorded.rows(missing(plans))}
     else:
-        if list(plans) != ["initial"]:
-            raise UsageError(
-                f"only the plan initial can be run for role {settings.role} and split {settings.split}: plans that "
-                "start in the middle of an expert's trajectory are for the policy on the split train."
-            )
         wanted = {Rollout(task_id, None, 0, sample) for task_id in tasks for sample in range(samples)}
         done = {
             _rollout(row)

@@ -17,7 +17,8 @@ from typing import Any
 
 from trajkit.errors import UsageError
 
-FOLDERS = ("tables", "plan", "examples", "report", "checks", "select")
+FOLDERS = ("tables", "plan", "examples", "pairs", "values", "report", "checks", "select")
+METHODS = ("examples", "pairs", "values")  # the folders whose rules `select` takes: what each writes
 
 # What `--set` refuses, beyond a value of the wrong type.
 _RANGES = {
@@ -27,6 +28,9 @@ _RANGES = {
     "m": ("from 1 on", lambda value: value >= 1),
     "samples": ("from 1 on", lambda value: value >= 1),
     "per_task": ("from 1 on", lambda value: value >= 1),
+    "n": ("from 1 on", lambda value: value >= 1),
+    "tau": ("a number from 0 on", lambda value: 0 <= value < math.inf),
+    "budget": ("from 1 on", lambda value: value >= 1),
     "action_pattern": ("a regular expression that RE2 can read", lambda value: _is_pattern(value)),
 }
 
@@ -89,7 +93,7 @@ def views() -> Mapping[str, Rule]:
 
 def methods() -> list[str]:
     """The names that `select --method` takes."""
-    return [rule.name for rule in rules().values() if rule.kind == "examples"]
+    return [rule.name for rule in rules().values() if rule.kind in METHODS]
 
 
 def plans() -> list[str]:
@@ -98,7 +102,7 @@ def plans() -> list[str]:
 
 
 def method(name: str) -> Rule:
-    """The built-in method of that name, or the user's own `name.sql` file."""
+    """The built-in method of that name, or the user's own `name.sql` file, whose kind its answer's columns tell."""
     if name.endswith(".sql"):
         path = Path(name)
         try:
@@ -106,7 +110,7 @@ def method(name: str) -> Rule:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--method {name}: cannot be read ({error}).") from error
         try:
-            return Rule(path.stem, "examples", path, one_statement(sql))
+            return Rule(path.stem, "own", path, one_statement(sql))
         except UsageError as error:
             raise UsageError(f"--method {name}: {error}") from error
     if name not in methods():

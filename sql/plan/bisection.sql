@@ -78,7 +78,8 @@ SELECT
     h.task_id,
     h.expert_id AS parent_id,
     CAST((h.step + h.next_step) // 2 AS INTEGER) AS branch_step,
-    CAST(r.sample AS INTEGER) AS sample
+    CAST(r.sample AS INTEGER) AS sample,
+    'policy' AS role
 FROM chosen AS h
 CROSS JOIN params AS p
 CROSS JOIN (SELECT unnest(range(samples)) AS sample FROM params) AS r

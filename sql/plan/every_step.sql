@@ -14,6 +14,7 @@ SELECT
     s.task_id,
     s.expert_id AS parent_id,
     CAST(s.step AS INTEGER) AS branch_step,
-    CAST(r.sample AS INTEGER) AS sample
+    CAST(r.sample AS INTEGER) AS sample,
+    'policy' AS role
 FROM states AS s
 CROSS JOIN (SELECT unnest(range(samples)) AS sample FROM params) AS r

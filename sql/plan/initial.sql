@@ -13,6 +13,7 @@ SELECT
     t.task_id,
     CAST(NULL AS VARCHAR) AS parent_id,
     0 AS branch_step,
-    CAST(s.sample AS INTEGER) AS sample
+    CAST(s.sample AS INTEGER) AS sample,
+    'policy' AS role
 FROM train_tasks AS t
 CROSS JOIN (SELECT unnest(range(samples)) AS sample FROM params) AS s

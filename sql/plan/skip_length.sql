@@ -38,5 +38,6 @@ SELECT
     task_id,
     expert_id AS parent_id,
     CAST(step AS INTEGER) AS branch_step,
-    CAST(sample AS INTEGER) AS sample
+    CAST(sample AS INTEGER) AS sample,
+    'policy' AS role
 FROM rollouts

@@ -1,6 +1,6 @@
 -- left_out: why the other trajectories are not trained on.
 -- One row per reason that applies, the first one of each trajectory counting; `place` orders the reasons.
--- A trajectory that an example was made of is not left out, whatever part of it is trained.
+-- A trajectory that is in an example, a pair or a row of values is not left out, whatever part of it is trained.
 WITH reasons AS (
     SELECT
         CASE
@@ -23,8 +23,8 @@ WITH reasons AS (
         END AS place
     FROM outcomes AS o
     WHERE NOT EXISTS (
-        SELECT 1 FROM chosen AS c
-        WHERE c.trajectory_id = o.trajectory_id
+        SELECT 1 FROM excerpts AS e
+        WHERE e.trajectory_id = o.trajectory_id
     )
 )
 

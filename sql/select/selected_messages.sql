@@ -1,13 +1,19 @@
--- selected_messages: the messages of the selected examples, with their loss weights.
--- One row per message of an example, ordered by example and position.
+-- selected_messages: the messages of the excerpts, with their loss weights.
+-- One row per message of an excerpt, ordered by excerpt and position.
 -- is_sound: a message as the tables have it. Where one is not, `select` refuses (bad_messages says why).
 -- token_ids: what the model sampled, so that it can be trained on as it was; null where nobody recorded them.
--- weight is 1 on the actions (assistant messages that are no context) with step >= from_step, 0 on all else.
+-- in_prompt: it comes before the action at from_step.
+-- value: what the action is worth, where the excerpt has values.
+-- weight: 1 on the actions (assistant messages that are no context) with step >= from_step, where the excerpt has
+-- values on those with one; 0 on all else.
 SELECT
-    p.example_number,
+    p.excerpt_number,
     m.seq,
     m.role,
-    m.content,
+    CASE
+        WHEN m.seq = p.suffix_seq THEN coalesce(m.content || chr(10) || chr(10), '') || p.suffix
+        ELSE m.content
+    END AS content,
     m.reasoning,
     m.tool_calls,
     m.tool_call_id,
@@ -19,8 +25,12 @@ SELECT
         m.seq IS NOT NULL AND m.step IS NOT NULL AND m.role IN ('system', 'user', 'assistant', 'tool')
         AND coalesce(json_valid(m.tool_calls), m.content IS NOT NULL)
     ) IS TRUE AS is_sound,
-    CAST(is_action AND m.step >= p.from_step AS FLOAT) AS weight
+    m.step < p.from_step OR (m.step = p.from_step AND NOT is_action) AS in_prompt,
+    CASE WHEN is_action THEN p.step_values[m.step] END AS value,
+    CAST(
+        CASE WHEN p.step_values IS NULL THEN is_action AND m.step >= p.from_step ELSE value IS NOT NULL END AS FLOAT
+    ) AS weight
 FROM selected_paths AS p
 INNER JOIN messages AS m ON p.owner_id = m.trajectory_id
-WHERE p.end_step IS NULL OR m.step < p.end_step
-ORDER BY p.example_number, m.seq
+WHERE p.path_end IS NULL OR m.step < p.path_end
+ORDER BY p.excerpt_number, m.seq

@@ -1,18 +1,26 @@
--- selected_paths: whose messages make up each selected example.
--- One row per (example, trajectory with messages on its path): the messages with step < end_step are taken,
--- all of them where end_step is null (the trajectory's own).
+-- selected_paths: whose messages make up each excerpt.
+-- One row per (excerpt, trajectory with messages on its path): the messages with step < path_end are taken, all of them
+-- where path_end is null.
 SELECT
-    e.example_number,
+    e.excerpt_number,
     e.from_step,
+    e.end_step,
+    e.suffix,
+    e.suffix_seq,
+    e.step_values,
     s.owner_id,
-    s.end_step
-FROM selected AS e
+    least(s.end_step, coalesce(e.end_step, s.end_step)) AS path_end
+FROM excerpts AS e
 INNER JOIN path_segments AS s ON e.trajectory_id = s.trajectory_id
 WHERE s.owner_id != s.trajectory_id
 UNION ALL
 SELECT
-    example_number,
+    excerpt_number,
     from_step,
+    end_step,
+    suffix,
+    suffix_seq,
+    step_values,
     trajectory_id AS owner_id,
-    CAST(NULL AS INTEGER) AS end_step
-FROM selected
+    end_step AS path_end
+FROM excerpts

@@ -13,5 +13,16 @@ SELECT
     CAST(1 AS INTEGER) AS samples,
     -- rft: policy rollouts kept per task; null: all
     CAST(NULL AS INTEGER) AS per_task,
+    -- N, scorer rollouts after each action (IPR, section 4.1)
+    CAST(5 AS INTEGER) AS n,
+    -- ipr: by how much an expert's step reward must be higher (IPR: 0.5 ALFWorld, 0.01 WebShop, 0.1 InterCode-SQL)
+    CAST(0.01 AS DOUBLE) AS tau,
+    -- the actor whose scorer rollouts count; null: every scorer's
+    CAST(NULL AS VARCHAR) AS scorer,
+    -- apt: policy rollouts per expert and iteration
+    CAST(10 AS INTEGER) AS budget,
+    -- nat: what the prompt of a right, and of a wrong trajectory ends with (after the paper's)
+    CAST('Please generate a solution that correctly answers the question.' AS VARCHAR) AS right_prompt,
+    CAST('Please generate a solution that incorrectly answers the question.' AS VARCHAR) AS wrong_prompt,
     -- skill: which actions count, an RE2 regular expression
     CAST('(?i)click\[next' AS VARCHAR) AS action_pattern

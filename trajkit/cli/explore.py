@@ -1,4 +1,4 @@
-"""`trajkit explore`: run a policy, or the expert, in an environment."""
+"""`trajkit explore`: run a policy, the expert, or a scorer in an environment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from trajkit.cli import rule_params, set_option
 from trajkit.errors import UsageError
 
 
@@ -28,7 +29,10 @@ from trajkit.errors import UsageError
 @click.option("--iteration", required=True, type=click.IntRange(0), help="0 for the expert, then 1, 2, ...")
 @click.option("--m", default=5, show_default=True, type=click.IntRange(1), help="Simulations per expert (skip_length).")
 @click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="Rollouts from each state.")
-@click.option("--role", default="policy", show_default=True, type=click.Choice(["expert", "policy"]), help="As whom.")
+@set_option()
+@click.option(
+    "--role", default="policy", show_default=True, type=click.Choice(["expert", "policy", "scorer"]), help="As whom."
+)
 @click.option("--split", default="train", show_default=True, help="Whose tasks to run.")
 @click.option("--max-steps", default=30, show_default=True, type=click.IntRange(1), help="Actions on a whole path.")
 @click.option("--seed", default=0, show_default=True, type=int, help="Same seed, same trajectories.")
@@ -40,6 +44,7 @@ from trajkit.errors import UsageError
 @click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0, 1, min_open=True))
 @click.option("--max-tokens", default=512, show_default=True, type=click.IntRange(1), help="Of one answer.")
 @click.option("--stop", multiple=True, help="Text that ends an answer. Repeatable.")
+@click.option("--prompt-suffix", metavar="TEXT", help="What the policy's prompt ends with: right_prompt after nat.")
 @click.option("--timeout", default=300.0, show_default=True, type=float, help="Server: seconds for one answer.")
 @click.option(
     "--concurrency", default=8, show_default=True, type=click.IntRange(1), help="Rollouts in flight (server, folder)."
@@ -60,6 +65,7 @@ def command(
     iteration: int,
     m: int,
     samples: int,
+    settings: tuple[str, ...],
     role: str,
     split: str,
     max_steps: int,
@@ -70,6 +76,7 @@ def command(
     top_p: float,
     max_tokens: int,
     stop: tuple[str, ...],
+    prompt_suffix: str | None,
     timeout: float,
     concurrency: int,
     env_workers: int,
@@ -87,9 +94,10 @@ def command(
 
     from trajkit.env import key_values, load_env, load_policy
     from trajkit.explore import Settings, cost, explore
-    from trajkit.policies import Sampling, temperatures
+    from trajkit.policies import Sampling, Suffixed, temperatures
 
-    settings = Settings(
+    params = rule_params(settings)
+    how = Settings(
         role=role,
         iteration=iteration,
         split=split,
@@ -107,8 +115,8 @@ def command(
     if dry_run:
         env = make_env()
         try:
-            name = make_policy().actor if scripted else model or policy
-            would = cost(runs, env, name, plans=plans, settings=settings, m=m, samples=samples)
+            name = make_policy().actor if scripted else model or policy.rstrip("/").rpartition("/")[2]
+            would = cost(runs, env, name, plans=plans, settings=how, m=m, samples=samples, params=params)
         finally:
             env.close()
         click.echo(
@@ -132,6 +140,10 @@ def command(
         actor = Server(policy, model, tokenizer, sampling, os.environ.get("OPENAI_API_KEY"), timeout)
         if tokenizer and not actor.uses_ids:
             click.echo(f"{policy} gives no token ids: the conversation goes through its chat endpoint.", err=True)
+    if prompt_suffix and scripted:
+        raise UsageError(f"--prompt-suffix is for policies that read a prompt; --policy {policy} is scripted.")
+    if prompt_suffix:
+        actor = Suffixed(actor, prompt_suffix)
     env = make_env()
     try:
         counts = explore(
@@ -139,9 +151,10 @@ def command(
             env,
             actor,
             plans=plans,
-            settings=settings,
+            settings=how,
             m=m,
             samples=samples,
+            params=params,
             make_env=make_env,
             make_policy=make_policy if scripted else None,
         )

@@ -16,9 +16,9 @@ from trajkit.cli.sql import FORMATS, print_rows
     multiple=True,
     required=True,
     metavar="NAME",
-    help="initial, skip_length, every_step, bisection; repeatable.",
+    help="initial, skip_length, every_step, bisection, apt, score_expert, score_policy; repeatable.",
 )
-@click.option("--iteration", type=int, help="Leave out the rollouts already made in this iteration.")
+@click.option("--iteration", type=int, help="Leave out the policy's rollouts already made in this iteration.")
 @click.option("--m", type=int, help="Simulations per expert trajectory (skip_length).  [default: 5]")
 @click.option("--samples", type=int, help="Rollouts from each state.  [default: 1]")
 @set_option()
@@ -32,7 +32,9 @@ def command(
     settings: tuple[str, ...],
     form: str,
 ) -> None:
-    """Print the rollouts that explore would make: a row each, task_id, parent_id, branch_step, sample.
+    """Print the rollouts that explore would make: a row each, task_id, parent_id, branch_step, sample, role.
+
+    Of bisection and apt it is the next round.
 
     \b
     trajkit plan --runs runs/ --plan initial --plan skip_length --m 5 --iteration 1

@@ -37,10 +37,12 @@ def command(
     \b
     trajkit select --input runs/ --out sft.parquet
     trajkit select --input runs/ --out sft.parquet --method rft --set per_task=4
+    trajkit select --input runs/ --out pairs.parquet --method eto
     trajkit select --input runs/ --method mine.sql --dry-run
 
     A row of the file is an example: its messages with a weight each, 1 on the actions to train on and
-    0 on all else. What was left out, and why, is printed on stderr.
+    0 on all else; or a pair: prompt, chosen and rejected messages; or a trajectory with a value for each
+    action (step_rewards). What was left out, and why, is printed on stderr.
     """
     from trajkit.errors import UsageError
     from trajkit.select import select
@@ -50,7 +52,7 @@ def command(
     params = rule_params(settings, own_method=method.endswith(".sql"), iteration=iteration)
     summary = select(runs, None if dry_run else out, method, params, memory_limit=memory_limit, threads=threads)
     click.echo(summary.text(), err=True)
-    if not summary.n_examples:
+    if not summary.n_rows:
         click.echo("nothing to train on: the method chose no trajectory (see what was left out, above)", err=True)
     if not dry_run:
         click.echo(f"wrote {out}", err=True)

@@ -58,6 +58,29 @@ class Sampling:
         return self.temperatures[sample % len(self.temperatures)]
 
 
+class Suffixed:
+    """A policy whose prompt ends with a text, as NAT's is to say that a right solution is wanted.
+
+    The policy alone sees it, after a blank line in the last user message before the first action, where `select` put
+    it for training (relation `nat`). What is recorded stays the environment's.
+    """
+
+    def __init__(self, policy: AsyncPolicy, suffix: str) -> None:
+        self._policy, self._suffix, self.actor = policy, suffix, policy.actor
+        self.sampling, self.close = policy.sampling, policy.close
+
+    async def answer(self, messages: Sequence[Message], *, seed: int, sample: int) -> Answer:
+        """As `AsyncPolicy`."""
+        actions = (at for at, m in enumerate(messages) if m["role"] == "assistant" and not m.get("context"))
+        first = next(actions, len(messages))
+        asked = [dict(message) for message in messages]
+        for message in reversed(asked[:first]):
+            if message["role"] == "user":
+                message["content"] = f"{message['content']}\n\n{self._suffix}"
+                break
+        return await self._policy.answer(asked, seed=seed, sample=sample)
+
+
 def temperatures(text: str, samples: int) -> tuple[float, ...]:
     """`0.7`, or `0.2,0.6,1.0` with one for each of `samples`. Raises UsageError."""
     try:

@@ -1,6 +1,6 @@
--- selected: the examples that a method chose, without their messages.
+-- selected_examples: the examples that a method chose, without their messages.
 -- One row per example, numbered in the order in which they are written (example_id).
--- `chosen` is the method's answer: kind, trajectory_id, expert_id, from_step.
+-- `chosen` is the method's answer: kind, trajectory_id, expert_id, from_step, suffix (text that the prompt ends with).
 WITH identified AS (
     SELECT
         md5(concat_ws(chr(31), kind, trajectory_id, coalesce(expert_id, ''), from_step)) AS example_id,
@@ -20,7 +20,7 @@ expert_steps AS (
 )
 
 SELECT
-    row_number() OVER (ORDER BY i.example_id) - 1 AS example_number,
+    row_number() OVER (ORDER BY i.example_id) - 1 AS row_number,
     i.example_id,
     t.task_id,
     t.env,
@@ -33,7 +33,8 @@ SELECT
     coalesce(e.n_expert_steps, 0) AS n_expert_steps,
     t.reward,
     coalesce(t.iteration, 0) AS iteration,
-    t.tools
+    t.tools,
+    i.suffix
 FROM identified AS i
 INNER JOIN trajectories AS t ON i.trajectory_id = t.trajectory_id
 LEFT JOIN expert_steps AS e ON i.example_id = e.example_id

@@ -1,0 +1,32 @@
+-- selected_values: the trajectories whose actions a method gave values, without their messages.
+-- One row per trajectory, numbered in the order in which they are written (example_id). step_values has the values by
+-- step. `chosen` is the method's answer: trajectory_id, step, step_reward.
+WITH identified AS (
+    SELECT
+        md5(concat_ws(chr(31), 'values', trajectory_id)) AS example_id,
+        trajectory_id,
+        min(step) AS from_step,
+        CAST(count(*) AS INTEGER) AS n_values,
+        map_from_entries(list({
+            'step': step,
+            'value': step_reward
+        })) AS step_values
+    FROM chosen
+    GROUP BY trajectory_id
+)
+
+SELECT
+    row_number() OVER (ORDER BY i.example_id) - 1 AS row_number,
+    i.example_id,
+    t.task_id,
+    t.env,
+    i.trajectory_id,
+    i.from_step,
+    t.branch_step + t.n_steps AS n_steps,
+    i.n_values,
+    t.reward,
+    coalesce(t.iteration, 0) AS iteration,
+    t.tools,
+    i.step_values
+FROM identified AS i
+INNER JOIN trajectories AS t ON i.trajectory_id = t.trajectory_id
