@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": ("plan", "Print the rollouts that explore would make."),
     "explore": ("explore", "Simulate a policy from s_0 and from states along recorded trajectories."),
     "select": ("select", "Choose what to train on and write it with loss weights."),
+    "export": ("export", "Write what select chose for another trainer (TRL, LLaMA-Factory, Axolotl, ms-swift)."),
     "sql": ("sql", "Query runs/: every table, rule and method is a view."),
     "show": ("show", "Draw a trajectory, its branches' outcomes and what is trained on."),
     "validate": ("validate", "Find what is wrong in runs/."),
