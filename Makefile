@@ -49,12 +49,16 @@ demo: .venv/base
 
 # make train                                   EEF beside RFT x 6 on the built-in shop
 # make train METHOD=rft ENV=envs.scienceworld:ScienceWorld MODEL=folder
+# make train METHOD=eto                        or METHOD=ipr: pairs, and direct preference optimisation
 #   METHOD, ENV, MODEL, EXPERT, CONFIG (presets or TOMLs), SET (section.key=value ...): one run of what they say.
-#   Without CONFIG the environment's preset is taken, and with MODEL the paper's settings (preset eef) over it.
+#   Without CONFIG the environment's preset is taken, and the paper's settings (preset eto, ipr, or eef): with MODEL
+#   over the environment's, else under them, whose steps and rates are those of the tiny model.
 # Both go on where they were stopped; RUN is the folder.
 ASKED := $(strip $(METHOD)$(ENV)$(MODEL)$(EXPERT)$(CONFIG)$(SET))
 MODULE := $(if $(ENV),$(if $(filter envs.webshop:TinyShop,$(ENV)),tinyshop,$(subst envs.,,$(firstword $(subst :, ,$(ENV))))),tinyshop)
-PRESETS := $(or $(CONFIG),$(notdir $(basename $(wildcard train/presets/$(MODULE).toml))) $(if $(MODEL),eef))
+WORLD := $(notdir $(basename $(wildcard train/presets/$(MODULE).toml)))
+PAPER := $(filter eto ipr,$(METHOD))
+PRESETS := $(or $(CONFIG),$(if $(MODEL),$(WORLD) $(or $(PAPER),eef),$(PAPER) $(WORLD)))
 RUN ?= $(if $(ASKED),run,train-run)
 
 train: $(if $(filter .venv/bin,$(BIN)),.venv/train)

@@ -2,8 +2,8 @@
 
     python benchmarks/training.py [--rounds 3] [--world demo]
 
-loop     tokens/s of train.sft as a whole against a bare torch loop over the same packs, transformers.Trainer over the
-         same packs, and TRL's SFTTrainer, which pads, on the same rows in the same order
+loop     tokens/s of train.trainer as a whole against a bare torch loop over the same packs, transformers.Trainer over
+         the same packs, and TRL's SFTTrainer, which pads, on the same rows in the same order
 packing  the same bare loop over packed and over padded rows, as many rows a step
 masks    tokens/s of train.masks.Masks
 
@@ -50,19 +50,19 @@ WORLDS = {
 
 
 def ours(world: Path, settings: Train) -> list[float]:
-    """train.sft, with all that it writes and shows."""
-    from train import sft
+    """train.trainer, with all that it writes and shows."""
+    from train import trainer
 
     ends: list[float] = []
 
-    class Clock(sft.Metrics):
+    class Clock(trainer.Metrics):
         def add(self, step: int, **values: float) -> None:
             super().add(step, **values)
             ends.append(time.process_time())
 
-    sft.Metrics = Clock  # type: ignore[misc]
+    trainer.Metrics = Clock  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as out:
-        sft.train(world / "sft.parquet", world / "model", Path(out), settings, show=False)
+        trainer.train(world / "sft.parquet", world / "model", Path(out), settings, show=False)
     return [end - start for start, end in pairwise(ends)]
 
 
@@ -73,7 +73,8 @@ def bare(world: Path, settings: Train) -> list[float]:
     from train.packing import pack
 
     batches = [
-        (pack(batch, settings.row_tokens or settings.context), _total(batch)) for batch in _batches(world, settings)
+        (pack([[row] for row in batch], settings.row_tokens or settings.context), _total(batch))
+        for batch in _batches(world, settings)
     ]
     model = _model(world, "packed").train()
     return _steps(model, batches, _packed_loss, settings, torch)
@@ -106,7 +107,7 @@ def trainer(world: Path, settings: Train) -> list[float]:
             ends.append(time.process_time())
 
     tokens = settings.row_tokens or settings.context
-    items = [{"packs": (pack(batch, tokens), _total(batch))} for batch in _batches(world, settings)]
+    items = [{"packs": (pack([[row] for row in batch], tokens), _total(batch))} for batch in _batches(world, settings)]
     with tempfile.TemporaryDirectory() as out:
         given = TrainingArguments(
             out, per_device_train_batch_size=1, num_train_epochs=1, learning_rate=settings.lr, use_cpu=True,
@@ -152,7 +153,7 @@ def _rows(world: Path, settings: Train) -> list[Any]:
 
 
 def _batches(world: Path, settings: Train) -> Iterator[list[Any]]:
-    """Every step's rows, in train.sft's order."""
+    """Every step's rows, in train.trainer's order."""
     from train.packing import order
 
     rows = _rows(world, settings)

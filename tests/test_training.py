@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs torch: make setup-train")
 transformers = pytest.importorskip("transformers", reason="needs transformers: make setup-train")
 
-from train import scratch, sft  # noqa: E402
+from train import scratch, trainer  # noqa: E402
 from train.attention import NAME as PACKED  # noqa: E402
 from train.masks import Row  # noqa: E402
+from train.objectives import nll_sum  # noqa: E402
 from train.packing import order, pack, steps_of  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
 from trajkit.errors import BadData, TrajkitError, UsageError  # noqa: E402
@@ -68,12 +69,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def curve(out: Path) -> list[tuple[int, float, float, float]]:
-    lines = [json.loads(line) for line in (out / sft.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / trainer.METRICS).read_text().splitlines()]
     return [(line["step"], line["loss"], line["lr"], line["grad_norm"]) for line in lines]
 
 
 def test_training_learns_and_leaves_a_model_that_transformers_loads(data: Path, model: Path, tmp_path: Path) -> None:
-    made = sft.train(data, model, tmp_path / "out", Train(lr=1e-2, steps=120, batch=5, context=128, backend="plain"))
+    made = trainer.train(
+        data, model, tmp_path / "out", Train(lr=1e-2, steps=120, batch=5, context=128, backend="plain")
+    )
     losses = [loss for _, loss, _, _ in curve(tmp_path / "out")]
     assert losses[-1] < 0.5 * losses[0]
     assert (made / "model.safetensors").exists() and not list((tmp_path / "out").glob("checkpoint-*"))
@@ -87,7 +90,7 @@ def test_training_learns_and_leaves_a_model_that_transformers_loads(data: Path, 
 
 def test_the_same_seed_gives_the_same_model_and_another_one_another(data: Path, model: Path, tmp_path: Path) -> None:
     weights = [
-        (sft.train(data, model, tmp_path / name, settings, show=False) / "model.safetensors").read_bytes()
+        (trainer.train(data, model, tmp_path / name, settings, show=False) / "model.safetensors").read_bytes()
         for name, settings in (("a", SMALL), ("b", SMALL), ("c", Train(**{**vars(SMALL), "seed": 1})))
     ]
     assert weights[0] == weights[1] != weights[2]
@@ -99,7 +102,7 @@ def test_packing_changes_neither_loss_nor_gradient(data: Path, model: Path, tmp_
     curves = []
     for name, row_tokens in (("packed", 1000), ("alone", 1)):
         settings = Train(**{**vars(SMALL), "row_tokens": row_tokens, "lora_rank": lora_rank})
-        sft.train(data, model, tmp_path / name, settings, show=False)
+        trainer.train(data, model, tmp_path / name, settings, show=False)
         curves.append(curve(tmp_path / name))
     for packed, alone in zip(*curves, strict=True):
         assert packed == pytest.approx(alone, abs=1e-5)
@@ -112,8 +115,8 @@ def test_the_loss_is_transformers_own(model: Path) -> None:
         rows.append(Row(str(n), ids, [0.0, *weights]))
     packed_model = transformers.AutoModelForCausalLM.from_pretrained(model, attn_implementation=PACKED)
     plain_model = transformers.AutoModelForCausalLM.from_pretrained(model)
-    [packed] = pack(rows, 1000)
-    ours = sft.loss_sum(packed_model, packed, torch.device("cpu"))
+    [packed] = pack([[row] for row in rows], 1000)
+    ours = nll_sum(packed_model, packed)
     longest = max(len(row.input_ids) for row in rows)
     padded, labels = torch.zeros(4, longest, dtype=torch.long), torch.full((4, longest), -100)
     attention = torch.zeros_like(padded)
@@ -133,32 +136,39 @@ def test_a_row_sees_nothing_of_the_rows_it_is_packed_with(model: Path) -> None:
     losses = []
     for token in (11, 200):
         other = Row("other", [token] * 20, [0.0] * 20)
-        [packed] = pack([own, other], 100)
-        losses.append(sft.loss_sum(loaded, packed, torch.device("cpu")).item())
-    [alone] = pack([own], 100)
-    assert losses[0] == losses[1] == pytest.approx(sft.loss_sum(loaded, alone, torch.device("cpu")).item(), rel=1e-6)
+        [packed] = pack([[own], [other]], 100)
+        losses.append(nll_sum(loaded, packed).item())
+    [alone] = pack([[own]], 100)
+    assert losses[0] == losses[1] == pytest.approx(nll_sum(loaded, alone).item(), rel=1e-6)
 
 
 def test_weights_scale_the_loss_of_a_token(model: Path) -> None:
     loaded = transformers.AutoModelForCausalLM.from_pretrained(model, attn_implementation=PACKED)
     losses = []
     for weights in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.5, 2.0]):
-        [packed] = pack([Row("r", [5, 6, 7], weights)], 100)
-        losses.append(sft.loss_sum(loaded, packed, torch.device("cpu")).item())
+        [packed] = pack([[Row("r", [5, 6, 7], weights)]], 100)
+        losses.append(nll_sum(loaded, packed).item())
     assert losses[2] == pytest.approx(0.5 * losses[0] + 2 * losses[1], rel=1e-6)
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 60))
-def test_packs_hold_every_row_once_and_are_no_longer_than_asked(lengths: list[int], tokens: int) -> None:
-    rows = [Row(str(n), [n] * length, [0.0] * length) for n, length in enumerate(lengths)]
-    packs = pack(rows, tokens)
-    assert Counter(name for packed in packs for name in packed.example_ids) == Counter(row.example_id for row in rows)
+@given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=3), min_size=1, max_size=30), st.integers(1, 60))
+def test_packs_hold_every_group_once_and_whole_and_are_no_longer_than_asked(
+    lengths: list[list[int]], tokens: int
+) -> None:
+    groups = [
+        [Row(str(n), [1000 * n + k] * length, [0.0] * length) for k, length in enumerate(group)]
+        for n, group in enumerate(lengths)
+    ]
+    packs = pack(groups, tokens)
+    assert Counter(n for packed in packs for n in packed.groups) == Counter({n: len(g) for n, g in enumerate(groups)})
     for packed in packs:
         total = sum(packed.lengths)
-        assert total <= tokens or len(packed.lengths) == 1
+        assert total <= tokens or len(set(packed.groups)) == 1
         assert packed.input_ids.shape == packed.position_ids.shape == packed.weights.shape == (1, total)
         starts = (packed.position_ids[0] == 0).nonzero()[:, 0].tolist()
         assert starts == [sum(packed.lengths[:n]) for n in range(len(packed.lengths))]
+        rows = [row for n in dict.fromkeys(packed.groups) for row in groups[n]]
+        assert packed.input_ids[0].tolist() == [token for row in rows for token in row.input_ids]
 
 
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(1, 20), st.integers(0, 3))
@@ -171,14 +181,14 @@ def test_every_epoch_trains_each_row_once(n: int, batch: int, epochs: int, seed:
 
 
 def start_training(data: Path, model: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "train.sft", "--data", data, "--model", model, "--out", out, *GIVEN, *more]
+    command = [sys.executable, "-m", "train.trainer", "--data", data, "--model", model, "--out", out, *GIVEN, *more]
     env = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, cwd=CHECKOUT)
 
 
 def test_killed_with_kill_9_it_goes_on_along_the_same_curve(data: Path, model: Path, tmp_path: Path) -> None:
     settings = Train(**{**vars(SMALL), "steps": 500, "save_steps": 7})
-    whole = sft.train(data, model, tmp_path / "whole", settings, show=False)
+    whole = trainer.train(data, model, tmp_path / "whole", settings, show=False)
     out = tmp_path / "killed"
     more = ("--set=train.steps=500", "--set=train.save_steps=7")
     for kills in range(3):
@@ -200,11 +210,11 @@ def test_killed_with_kill_9_it_goes_on_along_the_same_curve(data: Path, model: P
 def test_a_finished_training_is_not_run_again_and_another_one_is_refused(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
-    made = sft.train(data, model, tmp_path, SMALL, show=False)
+    made = trainer.train(data, model, tmp_path, SMALL, show=False)
     before = made.stat().st_mtime_ns
-    assert sft.train(data, model, tmp_path, SMALL, show=False) == made and made.stat().st_mtime_ns == before
+    assert trainer.train(data, model, tmp_path, SMALL, show=False) == made and made.stat().st_mtime_ns == before
     with pytest.raises(UsageError, match=r"other train\.lr"):
-        sft.train(data, model, tmp_path, Train(**{**vars(SMALL), "lr": 2e-3}))
+        trainer.train(data, model, tmp_path, Train(**{**vars(SMALL), "lr": 2e-3}))
 
 
 def test_a_loss_that_is_no_number_stops_it_with_the_last_good_checkpoint(
@@ -212,7 +222,7 @@ def test_a_loss_that_is_no_number_stops_it_with_the_last_good_checkpoint(
 ) -> None:
     wild = Train(**{**vars(SMALL), "lr": 1e30, "clip": 1e30, "warmup": 0.0, "save_steps": 1})
     with pytest.raises(TrajkitError, match=r"at step \d+ the loss is .*last good checkpoint is .*checkpoint-\d+"):
-        sft.train(data, model, tmp_path, wild, show=False)
+        trainer.train(data, model, tmp_path, wild, show=False)
     assert list(tmp_path.glob("checkpoint-*")) and not (tmp_path / "model").exists()
 
 
@@ -221,7 +231,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(data: Path, model: Path, tmp_path
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
-        "import runpy, sys; sys.argv[0] = 'sft'; runpy.run_module('train.sft', run_name='__main__')"
+        "import runpy, sys; sys.argv[0] = 'trainer'; runpy.run_module('train.trainer', run_name='__main__')"
     )
     command = [sys.executable, "-c", code, "--data", data, "--model", model, "--out", tmp_path / "out", *GIVEN]
     env = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
@@ -233,7 +243,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(data: Path, model: Path, tmp_path
 def test_it_trains_where_polars_and_duckdb_are_not_installed(data: Path, model: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['polars'] = sys.modules['duckdb'] = None\n"
-        "import runpy; sys.argv[0] = 'sft'; runpy.run_module('train.sft', run_name='__main__')"
+        "import runpy; sys.argv[0] = 'trainer'; runpy.run_module('train.trainer', run_name='__main__')"
     )
     command = [sys.executable, "-c", code, "--data", data, "--model", model, "--out", tmp_path / "out", *GIVEN]
     env = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
@@ -248,24 +258,28 @@ def test_bad_input_is_refused_by_name(data: Path, model: Path, tmp_path: Path) -
     empty = tmp_path / "empty.parquet"
     select(tmp_path / "runs", empty, "eef")
     with pytest.raises(BadData, match="no row to train on"):
-        sft.train(empty, model, tmp_path / "a", SMALL)
+        trainer.train(empty, model, tmp_path / "a", SMALL)
     with pytest.raises(UsageError, match="cannot be read"):
-        sft.train(tmp_path / "none.parquet", model, tmp_path / "b", SMALL)
+        trainer.train(tmp_path / "none.parquet", model, tmp_path / "b", SMALL)
     other = tmp_path / "other.parquet"
     other.write_bytes(b"no parquet at all")
     with pytest.raises(UsageError, match=r"other\.parquet"):
-        sft.train(other, model, tmp_path / "c", SMALL)
-    pairs = pa.table({"pair_id": ["p"], "prompt": [[]], "chosen": [[]], "rejected": [[]]})
-    pq.write_table(pairs.replace_schema_metadata({"trajkit.method": "eto"}), tmp_path / "pairs.parquet")
-    with pytest.raises(UsageError, match="it holds pairs"):
-        sft.train(tmp_path / "pairs.parquet", model, tmp_path / "d", SMALL)
+        trainer.train(other, model, tmp_path / "c", SMALL)
+    odd = pa.table({"example_id": ["e"]})
+    pq.write_table(odd.replace_schema_metadata({"trajkit.method": "mine"}), tmp_path / "odd.parquet")
+    with pytest.raises(UsageError, match="it has no column messages, tools"):
+        trainer.train(tmp_path / "odd.parquet", model, tmp_path / "d", SMALL)
+    told = {"trajkit.method": "mine", "trajkit.kind": "opinions"}
+    pq.write_table(odd.replace_schema_metadata(told), tmp_path / "odd.parquet")
+    with pytest.raises(UsageError, match="it holds 'opinions', and training knows examples, pairs, values"):
+        trainer.train(tmp_path / "odd.parquet", model, tmp_path / "d", SMALL)
     bare = tmp_path / "bare"
     shutil.copytree(model, bare)
     (bare / "chat_template.jinja").unlink()
     with pytest.raises(UsageError, match="no chat template"):
-        sft.train(data, bare, tmp_path / "e", SMALL)
+        trainer.train(data, bare, tmp_path / "e", SMALL)
     with pytest.raises(UsageError, match="no model's folder"):
-        sft.train(data, tmp_path / "nowhere", tmp_path / "f", SMALL)
+        trainer.train(data, tmp_path / "nowhere", tmp_path / "f", SMALL)
 
 
 def test_the_sample_shows_what_is_trained_also_without_colour(
@@ -274,9 +288,9 @@ def test_the_sample_shows_what_is_trained_also_without_colour(
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     context, said = (tokenizer.encode(text, add_special_tokens=False) for text in ("find \x1b[2J[bold]hat", "click[a]"))
     row = Row("x", [*context, *said], [0.0] * len(context) + [1.0] * len(said))
-    sft.print_sample(row, tokenizer)
+    trainer.print_sample(row, tokenizer)
     err = capsys.readouterr().err
     assert "[bold]hat⟦click[a]⟧" in err and "\x1b[2J" not in err
     monkeypatch.setenv("FORCE_COLOR", "1")
-    sft.print_sample(row, tokenizer)
+    trainer.print_sample(row, tokenizer)
     assert "\x1b[1;32mclick[a]" in capsys.readouterr().err

@@ -1,16 +1,18 @@
-"""The loss is the one of TRL's SFTTrainer, step by step, on the same rows.
+"""The losses are the ones of TRL's SFTTrainer and DPOTrainer, step by step, on the same rows.
 
-Both take the mean over all trained tokens of a step's rows, however these are spread over passes: TRL counts the
-labels of the whole accumulated batch (num_items_in_batch), not of each micro-batch, so 1 row a pass x 6, 3 x 2 and
+Both SFT losses take the mean over all trained tokens of a step's rows, however these are spread over passes: TRL counts
+the labels of the whole accumulated batch (num_items_in_batch), not of each micro-batch, so 1 row a pass x 6, 3 x 2 and
 our packs of any length are the same number. Set alike: AdamW (betas 0.9 and 0.999, eps 1e-8), clipping at norm 1, no
 weight decay, half a cosine down to 0. Not alike, so turned off here: the warm-up (transformers begins at a learning
 rate of 0, and its first step changes nothing; ours begins one step up) and the shuffling. TRL knows no loss weights
-other than 0 and 1.
+other than 0 and 1. Its DPOTrainer knows no masks: the test puts ours in. Its "sft" loss is the mean over the chosen
+tokens of the batch, like ours.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,12 @@ import trl_loss
 torch = pytest.importorskip("torch", reason="needs torch: make setup-train")
 transformers = pytest.importorskip("transformers", reason="needs transformers: make setup-train")
 
-from train import scratch, sft  # noqa: E402
+import test_dpo  # noqa: E402
+
+from train import scratch, trainer  # noqa: E402
 from train.examples import read  # noqa: E402
 from train.masks import Masks  # noqa: E402
+from train.objectives import Pairs  # noqa: E402
 from train.packing import order  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
 from trajkit.records import record  # noqa: E402
@@ -66,8 +71,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ours(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
     out = tmp_path_factory.mktemp("ours")
-    sft.train(data, model, out, SETTINGS, show=False)
-    return [json.loads(line) for line in (out / sft.METRICS).read_text().splitlines()]
+    trainer.train(data, model, out, SETTINGS, show=False)
+    return [json.loads(line) for line in (out / trainer.METRICS).read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -101,3 +106,47 @@ def test_every_step_has_the_loss_of_trls_sfttrainer(
         assert mine["loss"] == pytest.approx(step["loss"], abs=1e-5)
         assert mine["grad_norm"] == pytest.approx(step["grad_norm"], rel=1e-3)
         assert mine["lr"] == pytest.approx(step["lr"], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sft_weight", [0.0, 0.5])
+@pytest.mark.parametrize("trl", ["1.14.2", "1.16.0"])
+def test_every_step_on_pairs_has_the_loss_of_trls_dpotrainer(
+    model: Path, tmp_path: Path, trl: str, sft_weight: float
+) -> None:
+    try:
+        trl_loss.environment(trl)
+    except ConnectionError as error:
+        pytest.skip(str(error))
+    pairs = [test_dpo.pair(number) for number in range(2 * BATCH)]
+    data = test_dpo.write(tmp_path / "pairs.parquet", "pairs", pairs)
+    settings = replace(SETTINGS, beta=0.2, sft_weight=sft_weight, row_tokens=200)
+    trainer.train(data, model, tmp_path / "out", settings, show=False)
+    ours = [json.loads(line) for line in (tmp_path / "out" / trainer.METRICS).read_text().splitlines()]
+    masks = Masks(transformers.AutoTokenizer.from_pretrained(model), context=256)
+    rows = Pairs(read(data), masks, settings, "plain").groups
+    in_order = [rows[number] for step in order(len(rows), BATCH, STEPS, settings.seed) for number in step]
+    masked = ["".join(str(int(weight)) for weight in row.weights) for group in rows for row in group]
+    assert sum("01" in mask[mask.index("1") :] for mask in masked) > BATCH, "the environment's words lie between"
+    theirs = trl_loss.run_dpo(
+        trl,
+        model,
+        [(chosen, rejected) for chosen, rejected in in_order],
+        per_device_train_batch_size=BATCH,
+        learning_rate=settings.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=0,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        beta=settings.beta,
+        loss_type=["sigmoid", "sft"] if sft_weight else ["sigmoid"],
+        loss_weights=[1.0, sft_weight] if sft_weight else [1.0],
+    )
+    assert len(ours) == len(theirs) == STEPS
+    assert ours[-1]["loss"] < 0.9 * ours[0]["loss"] and ours[-1]["margin"] > 0.1
+    for mine, step in zip(ours, theirs, strict=True):
+        assert mine["loss"] == pytest.approx(step["loss"], abs=1e-5)
+        assert mine["grad_norm"] == pytest.approx(step["grad_norm"], rel=1e-3)
+        assert mine["lr"] == pytest.approx(step["lr"], rel=1e-6)
+        for name in ("margin", "accuracy", "chosen_reward", "rejected_reward"):
+            assert mine[name] == pytest.approx(step[name], abs=1e-4)

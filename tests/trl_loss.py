@@ -1,6 +1,7 @@
-"""TRL's SFTTrainer on given rows, in an environment of its own: its loss and what a step costs.
+"""TRL's SFTTrainer and DPOTrainer on given rows, in an environment of its own: the loss, and what a step costs.
 
-`environment` makes it; `run` calls this file in it, where trajkit is not needed, and has a dict per step back.
+`environment` makes it; `run` and `run_dpo` call this file in it, where trajkit is not needed, and have a dict per step
+back.
 """
 
 from __future__ import annotations
@@ -47,8 +48,24 @@ def run(trl: str, folder: Path, rows: Sequence[Any], **settings: Any) -> list[di
 
     The rows are trained on in their order, each once. `folder` is the model's; the rest is SFTConfig's.
     """
-    given = [[list(row.input_ids), [int(weight) for weight in row.weights]] for row in rows]
-    call = json.dumps({"model": str(folder), "rows": given, **settings})
+    return _run(trl, {"model": str(folder), "rows": [_given(row) for row in rows], **settings})
+
+
+def run_dpo(trl: str, folder: Path, pairs: Sequence[tuple[Any, Any]], **settings: Any) -> list[dict[str, float]]:
+    """Every step's loss, lr, grad_norm and rewards of DPOTrainer on (chosen, rejected) rows, in their order.
+
+    TRL trains on all that comes after the prompt: here the rows' masks are put in place of its own.
+    """
+    given = [[_given(chosen), _given(rejected)] for chosen, rejected in pairs]
+    return _run(trl, {"model": str(folder), "pairs": given, **settings})
+
+
+def _given(row: Any) -> list[list[int]]:
+    return [list(row.input_ids), [int(weight) for weight in row.weights]]
+
+
+def _run(trl: str, what: dict[str, Any]) -> list[dict[str, float]]:
+    call = json.dumps(what)
     quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     done = subprocess.run(
         [environment(trl), __file__], input=call, capture_output=True, text=True, env=os.environ | quiet
@@ -61,6 +78,15 @@ def run(trl: str, folder: Path, rows: Sequence[Any], **settings: Any) -> list[di
 
 def main() -> None:
     """In TRL's environment."""
+    import torch
+
+    torch.set_num_threads(1)
+    call = json.load(sys.stdin)
+    print(json.dumps(dpo(**call) if "pairs" in call else sft(**call)))
+
+
+def sft(model: str, rows: list[list[list[int]]], **settings: Any) -> list[dict[str, float]]:
+    """SFTTrainer's steps."""
     import tempfile
 
     import torch
@@ -68,9 +94,6 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    torch.set_num_threads(1)
-    call = json.load(sys.stdin)
-    model, rows = call.pop("model"), call.pop("rows")
     labels = [[token if trained else -100 for token, trained in zip(*row, strict=True)] for row in rows]
 
     ends: list[float] = []
@@ -86,7 +109,7 @@ def main() -> None:
         config = SFTConfig(
             output_dir=out, use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=None,
             shuffle_dataset=False, train_sampling_strategy="sequential", num_train_epochs=1, save_strategy="no",
-            report_to="none", logging_steps=1, **call,
+            report_to="none", logging_steps=1, **settings,
         )  # fmt: skip
         trainer = SFTTrainer(
             AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
@@ -97,11 +120,61 @@ def main() -> None:
         )
         trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]
-    steps = [
+    return [
         {"loss": log["loss"], "lr": log["learning_rate"], "grad_norm": log["grad_norm"], "cpu_s": end - start}
         for log, start, end in zip(logs, ends[:-1], ends[1:], strict=True)
     ]
-    print(json.dumps(steps))
+
+
+def dpo(model: str, pairs: list[list[list[list[int]]]], **settings: Any) -> list[dict[str, float]]:
+    """DPOTrainer's steps, with the given masks for its completion masks."""
+    import tempfile
+
+    import torch
+    from datasets import Dataset
+    from torch.nn.utils.rnn import pad_sequence
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    class Masked(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *args: Any, **more: Any) -> Any:
+            return dataset  # it is tokenised
+
+        def _set_signature_columns_if_needed(self) -> None:
+            self._signature_columns = ["chosen", "rejected"]
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = [example[side] for side in ("chosen", "rejected") for example in examples]
+        ids, masks = ([torch.tensor(row[part]) for row in rows] for part in (0, 1))
+        return {
+            "input_ids": pad_sequence(ids, batch_first=True),
+            "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
+            "completion_mask": pad_sequence(masks, batch_first=True),
+        }
+
+    with tempfile.TemporaryDirectory() as out:
+        config = DPOConfig(
+            output_dir=out, use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=None,
+            train_sampling_strategy="sequential", num_train_epochs=1, save_strategy="no", report_to="none",
+            logging_steps=1, **settings,
+        )  # fmt: skip
+        loaded, reference = (AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32) for _ in range(2))
+        trainer = Masked(
+            loaded,
+            reference,
+            config,
+            data_collator=collate,
+            train_dataset=Dataset.from_dict(
+                {"chosen": [one for one, _ in pairs], "rejected": [one for _, one in pairs]}
+            ),
+            processing_class=AutoTokenizer.from_pretrained(model),
+        )
+        trainer.train()
+    names = {
+        "loss": "loss", "lr": "learning_rate", "grad_norm": "grad_norm", "margin": "rewards/margins",
+        "accuracy": "rewards/accuracies", "chosen_reward": "rewards/chosen", "rejected_reward": "rewards/rejected",
+    }  # fmt: skip
+    return [{ours: log[name] for ours, name in names.items()} for log in trainer.state.log_history if "loss" in log]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Models for training: loaded with transformers alone (`plain`) or with Unsloth's kernels, and saved.
 
-A model is a folder, as transformers and vLLM read it. In both backends, all weights are trained in float32, or float32
-adapters on bfloat16 weights, and the loop computes in torch.autocast("cuda", torch.bfloat16). On a CPU all is float32.
+A model is a folder, as transformers and vLLM read it: a language model, or for the regression of values the same with
+a head for one number in place of the last layer (AutoModelForSequenceClassification). In both backends, all weights are
+trained in float32, or float32 adapters on bfloat16 weights, and the loop computes in torch.autocast("cuda",
+torch.bfloat16). On a CPU all is float32.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import shutil
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,6 +59,11 @@ def default_backend() -> Backend:
     return "unsloth" if torch.cuda.is_available() and importlib.util.find_spec("unsloth") else "plain"
 
 
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 on a GPU, float32 on a CPU."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
 def load(
     folder: Path,
     *,
@@ -63,11 +71,14 @@ def load(
     context: int,
     lora: Lora | None,
     seed: int,
+    head: bool = False,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """(the model in training mode, on the GPU where there is one; its tokenizer). Nothing is fetched.
 
-    `context` is the longest row in tokens. `lora` None: all weights are trained. `seed` is for the adapters' first
-    weights. The plain backend attends to packed rows by train/attention.py, Unsloth by its own kernels.
+    `context` is the longest row in tokens. `lora` None: all weights are trained. `seed` is for the first weights of
+    adapters and head. `head`: with a head for one number, the folder's own or, where it has none, a new one (plain
+    backend only; with adapters it is trained whole). The plain backend attends to packed rows by train/attention.py,
+    Unsloth by its own kernels.
     Raises UsageError where the folder holds no model with a chat template that fits it, or the backend cannot run here.
     """
     if not (folder / "config.json").is_file() or not [
@@ -78,6 +89,8 @@ def load(
             f"{folder} is no model's folder: it needs config.json, *.safetensors and the tokenizer's files."
         )
     os.environ["HF_HUB_OFFLINE"] = "1"
+    if backend == "unsloth" and head:
+        raise UsageError("values are trained on with the backend plain: --set train.backend=plain.")
     if backend == "unsloth":
         _import_unsloth()  # before transformers, which it patches
     import transformers
@@ -97,7 +110,7 @@ def load(
         _check_padding(folder, tokenizer, config)
         model = _unsloth(folder, context, lora, seed)
     else:
-        model = _plain(folder, lora)
+        model = _plain(folder, lora, seed, head)
     rows = model.get_input_embeddings().weight.shape[0]
     needed = 1 + max(tokenizer.get_vocab().values())
     if needed > rows:
@@ -106,10 +119,12 @@ def load(
             "tokenizer, or enlarge the model (resize_token_embeddings) and save it."
         )
     # The ids alone: vLLM takes its defaults for sampling from this file, and a policy's samples are to be the model's.
-    ids = {name: getattr(model.generation_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.generation_config = transformers.GenerationConfig.from_dict(ids)
+    if not head:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        ids = {name: getattr(model.generation_config, name) for name in names}
+        model.generation_config = transformers.GenerationConfig.from_dict(ids)
     if lora is not None:
-        model = _with_lora(model, lora, backend, seed)
+        model = _with_lora(model, lora, backend, seed, head)
     if backend == "unsloth":
         sys.modules["unsloth"].FastLanguageModel.for_training(model)
     elif torch.cuda.is_available():
@@ -135,21 +150,31 @@ def unsloth_loss(
     `input_ids`, `position_ids` [1, T], `weights` [T], with 0 for every sequence's first token; `lengths` are the
     sequences' and add up to T. Divided by the whole batch's sum of weights it is the plain backend's mean loss.
     """
-    # Unsloth's attention keeps sequences apart by packed_seq_lengths, its rotary embedding by position_ids
-    # (unsloth/models/llama.py, LlamaAttention_fast_forward); on transformers' own layers position_ids do both.
-    row = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
-    row["packed_seq_lengths"] = torch.tensor(lengths, dtype=torch.int32)
     trained = weights != 0
     values: Tensor = torch.unique(weights[trained])
     if len(values) == 1:
         # The fused cross entropy never holds all logits, but knows no weights: sum / num_items_in_batch.
         labels = input_ids.masked_fill(~trained, IGNORED)
+        row = _unsloth_row(input_ids, position_ids, lengths)
         loss: Tensor = model(**row, labels=labels, num_items_in_batch=1).loss
         return loss * values[0]
-    logits = model(**row).logits[0, :-1][trained[1:]]
-    nll = cross_entropy(logits.float(), input_ids[0, 1:][trained[1:]], reduction="none")
-    loss = (nll * weights[1:][trained[1:]]).sum()
-    return loss
+    return (unsloth_nll(model, input_ids, position_ids, trained, lengths) * weights[trained]).sum()
+
+
+def unsloth_nll(model: Any, input_ids: Tensor, position_ids: Tensor, trained: Tensor, lengths: Sequence[int]) -> Tensor:
+    """-log p of each trained token of a packed row, [trained tokens]. `trained` [T], false at every sequence's first.
+
+    All logits of the row are held for it; the rest as for `unsloth_loss`.
+    """
+    logits = model(**_unsloth_row(input_ids, position_ids, lengths)).logits[0, :-1][trained[1:]]
+    return cross_entropy(logits.float(), input_ids[0, 1:][trained[1:]], reduction="none")
+
+
+def _unsloth_row(input_ids: Tensor, position_ids: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
+    # Unsloth's attention keeps sequences apart by packed_seq_lengths, its rotary embedding by position_ids
+    # (unsloth/models/llama.py, LlamaAttention_fast_forward); on transformers' own layers position_ids do both.
+    packed = torch.tensor(lengths, dtype=torch.int32)
+    return {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False, "packed_seq_lengths": packed}
 
 
 def save(
@@ -170,9 +195,14 @@ def save(
 
     adapted = hasattr(model, "peft_config")
     base = model.get_base_model() if adapted else model
-    stops = _ids(base.generation_config.eos_token_id)
-    stops += [token for token in sorted(stop_ids) if token not in stops]
-    base.generation_config.eos_token_id = stops[0] if len(stops) == 1 else stops or None
+    if base.can_generate():
+        stops = _ids(base.generation_config.eos_token_id)
+        stops += [token for token in sorted(stop_ids) if token not in stops]
+        base.generation_config.eos_token_id = stops[0] if len(stops) == 1 else stops or None
+    else:
+        # transformers reads the head at the last token that is no padding, so a stop token must not count as padding.
+        pad = tokenizer.pad_token_id
+        base.config.pad_token_id = None if pad in stop_ids else pad
     if dtype is None and torch.cuda.is_available():
         dtype = torch.bfloat16
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -197,21 +227,34 @@ def save(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _plain(folder: Path, lora: Lora | None) -> Any:
-    from transformers import AutoModelForCausalLM
+def _plain(folder: Path, lora: Lora | None, seed: int, head: bool) -> Any:
+    import transformers
 
     from train.attention import NAME as PACKED  # not before: Unsloth has to come before transformers
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if lora is None or device.type == "cpu" else torch.bfloat16
+    given: dict[str, Any] = {"dtype": dtype, "attn_implementation": PACKED, "output_loading_info": True}
+    kind: Any = transformers.AutoModelForCausalLM
+    if head:
+        kind = transformers.AutoModelForSequenceClassification
+        given |= {"num_labels": 1, "problem_type": "regression"}
+        torch.manual_seed(seed)  # of a new head
+    shown = transformers.utils.logging.get_verbosity()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=PACKED, output_loading_info=True
-        )
+        if head:  # it would tell of every weight that is new or has no use
+            transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        loaded: Any = kind.from_pretrained(folder, **given)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{folder}: transformers cannot load it: {clean(str(error))}") from error
+    finally:
+        transformers.utils.logging.set_verbosity(shown)
     model, report = loaded
-    if missing := sorted(report["missing_keys"]):
+    if head:
+        if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+            raise UsageError(f"{folder}: transformers puts no head named score on this architecture.")
+        model.score.float()
+    if missing := sorted(set(report["missing_keys"]) - ({"score.weight"} if head else set())):
         raise UsageError(f"{folder}: {len(missing)} of the model's weights are not there, {missing[0]} among them.")
     return model.to(device)
 
@@ -253,7 +296,7 @@ def _unsloth(folder: Path, context: int, lora: Lora | None, seed: int) -> Any:
     return model
 
 
-def _with_lora(model: Any, lora: Lora, backend: Backend, seed: int) -> Any:
+def _with_lora(model: Any, lora: Lora, backend: Backend, seed: int, head: bool) -> Any:
     if backend == "unsloth":
         return sys.modules["unsloth"].FastLanguageModel.get_peft_model(
             model,
@@ -274,7 +317,7 @@ def _with_lora(model: Any, lora: Lora, backend: Backend, seed: int) -> Any:
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules="all-linear",
-            task_type="CAUSAL_LM",
+            task_type="SEQ_CLS" if head else "CAUSAL_LM",  # the former trains the head whole
         ),
     )
 
@@ -285,9 +328,10 @@ def _weights(base: Any, dtype: torch.dtype | None) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     copies: dict[int, Tensor] = {}  # by the original's address: tied weights stay one
     for key, original in base.state_dict().items():
-        if ".lora_" in key:
+        if ".lora_" in key or ".original_module." in key:
             continue
-        name, address = key.replace(".base_layer.", "."), original.data_ptr()
+        name = key.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+        address = original.data_ptr()
         if address not in copies:
             weight = original.detach()
             if name in adapted:

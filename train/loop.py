@@ -1,4 +1,4 @@
-"""Algorithm 1 (Exploring Expert Failures, https://arxiv.org/abs/2504.13145) with any method of `select`.
+"""Algorithm 1 (Exploring Expert Failures, https://arxiv.org/abs/2504.13145; ETO's and IPR's are alike) with any method.
 
     python -m train.loop --out RUN [--config tinyshop] [--set loop.method=rft]
 
@@ -6,7 +6,9 @@
     base      the model to begin with, or one made from scratch    RUN/base/
     theta-0   behaviour cloning: select `clone`, train             RUN/theta-0/{sft.parquet, model/, metrics.jsonl}
               play: the test split; and, for what follows, the plans on the train split (as iteration 1)
-    theta-k   select `method` of iteration k, train, play          RUN/theta-k/
+              score: where the method asks for step rewards, theta-0 plays on after the actions (role scorer)
+    theta-k   select `method` of iteration k, train, play          RUN/theta-k/, pairs.parquet where it gives pairs
+              `then`: what it chooses is trained on afterwards     (the model before it: RUN/theta-k/first/)
     manifest  what was run, with what, and what came out           RUN/manifest.json, written last
 
 Trajectories of iteration i are theta-(i-1)'s, on both splits. Each stage is done once: started again after a kill
@@ -34,6 +36,7 @@ from typing import Any
 
 import click
 
+from train.examples import kind
 from train.files import write_whole
 from train.settings import Settings, Train, load
 from trajkit.engine import Runs
@@ -41,7 +44,9 @@ from trajkit.env import key_values, load_env, load_policy
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.explore import Settings as Rollouts
 from trajkit.explore import explore
-from trajkit.policies import AsyncPolicy, Sampling
+from trajkit.policies import AsyncPolicy, Sampling, Suffixed
+from trajkit.rules import closure, params_sql
+from trajkit.rules import method as find_method
 from trajkit.select import select
 
 MANIFEST = "manifest.json"
@@ -68,12 +73,16 @@ def loop(run: Path, settings: Settings, begin: Path | None = None) -> Path:
     base = _base(run, settings)
     for k in range(settings.loop.iterations):
         theta = run / f"theta-{k}"
-        _select(run, settings, k, theta)
         start = base if k == 0 or settings.loop.start == "base" else run / f"theta-{k - 1}" / "model"
-        _train(theta, start, settings.training(k))
+        for method, folder in _trainings(settings, k, theta):
+            data = _select(run, settings, method, k, folder)
+            _train(data, start, settings.training(k, kind(data)))
+            start = folder / "model"
         if k == 0:
             _experts(run, settings, settings.explore.later_experts)
         _play(run, settings, k, theta)
+        if k + 1 < settings.loop.iterations:
+            _score(run, settings, k, theta)
     return _manifest(run, settings, began)
 
 
@@ -109,34 +118,48 @@ def _base(run: Path, settings: Settings) -> Path:
     return scratch.make(run / "base", (row["content"] for row in rows), settings.scratch)
 
 
-def _select(run: Path, settings: Settings, k: int, theta: Path) -> None:
-    """Choose what theta-k is trained on."""
-    data = theta / "sft.parquet"
-    if data.exists():
-        return
-    theta.mkdir(exist_ok=True)
-    method = settings.loop.method if k else settings.loop.clone
+def _trainings(settings: Settings, k: int, theta: Path) -> list[tuple[str, Path]]:
+    """The methods that theta-k is trained by, one after the other, each with the folder it is trained in."""
+    if k == 0:
+        return [(settings.loop.clone, theta)]
+    if settings.loop.then is None:
+        return [(settings.loop.method, theta)]
+    return [(settings.loop.method, theta / "first"), (settings.loop.then, theta)]
+
+
+def _select(run: Path, settings: Settings, method: str, k: int, folder: Path) -> Path:
+    """Choose what is trained on in `folder`: its sft.parquet, or pairs.parquet where the method gives pairs."""
+    for data in (folder / "sft.parquet", folder / "pairs.parquet"):
+        if data.exists():
+            return data
+    folder.mkdir(parents=True, exist_ok=True)
     params = {"iteration": k, "m": settings.explore.m, **settings.loop.select}
-    summary = select(run / "runs", data, method, params)
+    hidden = folder / ".selected.tmp"
+    summary = select(run / "runs", hidden, method, params)
     _say(run, f"theta-{k}: select\n{summary.text()}")
+    if summary.writes == "values":
+        raise UsageError(f"loop.method={method}: it gives values of actions, and a policy is trained on actions.")
+    data = folder / ("pairs.parquet" if summary.writes == "pairs" else "sft.parquet")
+    hidden.replace(data)
+    return data
 
 
-def _train(theta: Path, start: Path, settings: Train) -> None:
-    """Train theta-k, on a GPU in a process of its own: its memory is then free, and Unsloth wants to be first."""
+def _train(data: Path, start: Path, settings: Train) -> None:
+    """Train beside `data`, on a GPU in a process of its own: its memory is then free, and Unsloth wants to be first."""
     import torch
 
+    out = data.parent
     if torch.cuda.is_available():
         given = [
             f"--set=train.{key}={json.dumps(value)}" for key, value in asdict(settings).items() if value is not None
         ]
-        where: list[str | Path] = ["--data", theta / "sft.parquet", "--model", start, "--out", theta]
-        command: list[str | Path] = [sys.executable, "-m", "train.sft", *where]
-        if subprocess.run([*command, *given]).returncode:
-            raise TrajkitError(f"{theta}: the training failed; what it said is above. Running this again goes on.")
+        command: list[str | Path] = [sys.executable, "-m", "train.trainer", "--data", data, "--model", start]
+        if subprocess.run([*command, "--out", out, *given]).returncode:
+            raise TrajkitError(f"{out}: the training failed; what it said is above. Running this again goes on.")
         return
-    from train.sft import train
+    from train.trainer import train
 
-    train(theta / "sft.parquet", start, theta, settings, show=not (theta / "training.json").exists())
+    train(data, start, out, settings, show=not (out / "training.json").exists())
     gc.collect()
 
 
@@ -153,7 +176,8 @@ def _play(run: Path, settings: Settings, k: int, theta: Path) -> None:
     env = make_env()
     told: dict[str, Any] = {}
     try:
-        with _policies(theta, settings, [greedy, sampling], f"theta-{k}") as (tester, explorer):
+        suffix = _suffix(settings, k)
+        with _policies(theta, settings, [greedy, sampling], f"theta-{k}", suffix) as (tester, explorer):
             for split, policy, plans, samples in (
                 ("test", tester, ("initial",), 1),
                 ("train", explorer, settings.plans, given.samples),
@@ -167,7 +191,7 @@ def _play(run: Path, settings: Settings, k: int, theta: Path) -> None:
                 began = time.time()
                 counts = explore(
                     run / "runs", env, policy, plans=plans, settings=rollouts, m=given.m, samples=samples,
-                    make_env=make_env,
+                    params=_rules(settings), make_env=make_env,
                 )  # fmt: skip
                 told[split] = {**counts, "seconds": round(time.time() - began, 1)}
     finally:
@@ -175,8 +199,51 @@ def _play(run: Path, settings: Settings, k: int, theta: Path) -> None:
     write_whole(played, json.dumps(told, indent=1))
 
 
+def _score(run: Path, settings: Settings, k: int, theta: Path) -> None:
+    """Have theta-0, the scorer, play on after the experts' and theta-k's actions, where step rewards are asked for."""
+    methods = [find_method(name) for name in (settings.loop.method, settings.loop.then) if name]
+    scored = theta / "scored.json"
+    if scored.exists() or "step_rewards" not in {rule.name for found in methods for rule in closure(found.sql)}:
+        return
+    _say(run, f"theta-{k}: scores")
+    given = settings.explore
+    sampling = Sampling((given.scorer_temperature,), given.top_p, given.max_tokens, given.stop)
+    rollouts = Rollouts(
+        "scorer", k + 1, "train", given.max_steps, given.seed, given.concurrency, given.workers, tries=3
+    )
+    make_env = _make_env(settings)
+    env, began = make_env(), time.time()
+    try:
+        with _policies(run / "theta-0", settings, [sampling], "theta-0", _suffix(settings, 0)) as [scorer]:
+            counts = explore(
+                run / "runs", env, scorer, plans=["score_expert", "score_policy"], settings=rollouts,
+                params=_rules(settings), make_env=make_env,
+            )  # fmt: skip
+    finally:
+        env.close()
+    write_whole(scored, json.dumps({**counts, "seconds": round(time.time() - began, 1)}, indent=1))
+
+
+def _rules(settings: Settings) -> dict[str, Any]:
+    """The rules' parameters that plans read too (n, budget, solved_rate, ...)."""
+    return {name: value for name, value in settings.loop.select.items() if name not in ("iteration", "m", "samples")}
+
+
+def _suffix(settings: Settings, k: int) -> str | None:
+    """What theta-k is asked with at the end of its prompt: it was trained so where its method is nat."""
+    if (settings.loop.method if k else settings.loop.clone) != "nat":
+        return None
+    import duckdb
+
+    with duckdb.connect() as con:
+        [(suffix,)] = con.execute(f"SELECT right_prompt FROM ({params_sql(settings.loop.select)})").fetchall()
+    return str(suffix)
+
+
 @contextmanager
-def _policies(theta: Path, settings: Settings, samplings: list[Sampling], name: str) -> Iterator[list[AsyncPolicy]]:
+def _policies(
+    theta: Path, settings: Settings, samplings: list[Sampling], name: str, suffix: str | None = None
+) -> Iterator[list[AsyncPolicy]]:
     """theta-k's model with each way of sampling: served by vLLM on a GPU where it is installed, else right here."""
     folder = theta / "model"
     policies: list[Any] = []
@@ -188,14 +255,14 @@ def _policies(theta: Path, settings: Settings, samplings: list[Sampling], name: 
             for sampling in samplings:
                 policies.append(Server(url, None, str(folder), sampling))
                 policies[-1].actor = name
-            yield policies
+            yield [Suffixed(policy, suffix) for policy in policies] if suffix else policies
     else:
         from trajkit.policies.local import Local
 
         for sampling in samplings:
             policies.append(Local(str(folder), sampling, batch=settings.explore.concurrency))
             policies[-1].actor = name
-        yield policies
+        yield [Suffixed(policy, suffix) for policy in policies] if suffix else policies
 
 
 def has_vllm() -> bool:
@@ -255,9 +322,8 @@ def _take_over(run: Path, settings: Settings, begin: Path) -> None:
             shutil.copytree(begin / name, hidden)
             shutil.rmtree(run / name, ignore_errors=True)
             hidden.replace(run / name)
-    played = run / "theta-0" / "played.json"
-    if settings.loop.iterations > 1 and "train" not in json.loads(played.read_text()):
-        played.unlink()  # the train split is still to be explored; the test rollouts are found done
+    if settings.loop.iterations > 1:  # what this run's plans ask for may not be there yet; what is there is found done
+        (run / "theta-0" / "played.json").unlink()
 
 
 def differs_before_theta_0(one: dict[str, Any], other: dict[str, Any]) -> str | None:

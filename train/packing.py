@@ -1,6 +1,7 @@
 """Which rows each step of the optimiser trains on, and how they are packed into forward passes.
 
-A step takes `batch` rows whatever their length, so packing changes its speed and not its gradient.
+A step takes `batch` groups of rows (an example's row alone, or the rows of both sides of a pair) whatever their length,
+so packing changes its speed and not its gradient.
 """
 
 from __future__ import annotations
@@ -17,19 +18,26 @@ from train.masks import Row
 @dataclass(frozen=True)
 class Pack:
     """Rows one after another in one forward pass: input_ids, position_ids and weights are (1, T), `lengths` add up
-    to T. weights[0, t] is the loss weight of predicting input_ids[0, t], 0 at the first token of each row."""
+    to T. weights[0, t] is the loss weight of predicting input_ids[0, t], 0 at the first token of each row. `groups` has
+    for each row the number of its group in the list that was packed; a group's rows follow each other in its order."""
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     weights: torch.Tensor
     lengths: list[int]
-    example_ids: list[str]
+    groups: list[int]
+
+    def to(self, device: torch.device) -> Pack:
+        """The same on a device."""
+        parts = (self.input_ids, self.position_ids, self.weights)
+        input_ids, position_ids, weights = (part.to(device, non_blocking=True) for part in parts)
+        return Pack(input_ids, position_ids, weights, self.lengths, self.groups)
 
 
 def order(n: int, batch: int, steps: int, seed: int) -> Iterator[list[int]]:
-    """For every step the numbers of its rows: every epoch all of 0 .. n - 1, shuffled anew by the seed.
+    """For every step the numbers of its groups: every epoch all of 0 .. n - 1, shuffled anew by the seed.
 
-    An epoch's last step is as short as it comes out; with fewer rows than `batch` every step takes all.
+    An epoch's last step is as short as it comes out; with fewer groups than `batch` every step takes all.
     """
     epoch, left = 0, steps
     while left:
@@ -42,30 +50,34 @@ def order(n: int, batch: int, steps: int, seed: int) -> Iterator[list[int]]:
 
 
 def steps_of(n: int, batch: int, epochs: float) -> int:
-    """Steps that `epochs` over n rows take, at least one."""
+    """Steps that `epochs` over n groups take, at least one."""
     return max(1, round(-(-n // batch) * epochs))
 
 
-def pack(rows: Sequence[Row], tokens: int) -> list[Pack]:
-    """The rows in as few passes of at most `tokens` tokens as first-fit decreasing finds; a longer row goes alone."""
-    bins: list[tuple[int, list[Row]]] = []
-    for row in sorted(rows, key=lambda row: -len(row.input_ids)):
-        length = len(row.input_ids)
+def pack(groups: Sequence[Sequence[Row]], tokens: int) -> list[Pack]:
+    """The groups in as few passes of at most `tokens` tokens as first-fit decreasing finds; a longer one goes alone.
+
+    The rows of a group are never parted.
+    """
+    lengths = [sum(len(row.input_ids) for row in group) for group in groups]
+    bins: list[tuple[int, list[int]]] = []
+    for group in sorted(range(len(groups)), key=lambda group: -lengths[group]):
         for number, (filled, members) in enumerate(bins):
-            if filled + length <= tokens:
-                bins[number] = (filled + length, [*members, row])
+            if filled + lengths[group] <= tokens:
+                bins[number] = (filled + lengths[group], [*members, group])
                 break
         else:
-            bins.append((length, [row]))
-    return [_pack(members) for _, members in bins]
+            bins.append((lengths[group], [group]))
+    return [_pack(groups, members) for _, members in bins]
 
 
-def _pack(rows: Sequence[Row]) -> Pack:
+def _pack(groups: Sequence[Sequence[Row]], members: Sequence[int]) -> Pack:
+    rows = [row for group in members for row in groups[group]]
     lengths = [len(row.input_ids) for row in rows]
     return Pack(
         torch.tensor([[token for row in rows for token in row.input_ids]]),
         torch.cat([torch.arange(length) for length in lengths])[None],
         torch.tensor([[weight for row in rows for weight in row.weights]], dtype=torch.float32),
         lengths,
-        [row.example_id for row in rows],
+        [group for group in members for _ in groups[group]],
     )

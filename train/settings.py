@@ -1,6 +1,7 @@
 """What a user tunes: a short TOML, checked before anything is run.
 
-    [train]    one training: learning rate, epochs, batch, context, LoRA, backend
+    [train]    one training: learning rate, epochs, batch, context, LoRA, backend, DPO's beta
+    [clone_train], [pair_train]   what is otherwise for behaviour cloning, and where the data are pairs
     [explore]  the environment, the experts, and how the policy is simulated
     [loop]     Algorithm 1: the method, its iterations, what each of them starts from
     [scratch]  the tiny model that is made where no model is given
@@ -32,6 +33,8 @@ class Train:
     `context`: tokens that one row may hold. `row_tokens`: tokens packed into one forward pass; None: `context`.
     `per_step`: one row per trained action, for chat templates that rewrite earlier turns.
     `lora_rank` 0 trains all weights. `save_steps`: steps between checkpoints.
+    For pairs: `beta` is DPO's; `sft_weight` times the mean SFT loss on the chosen sides of the pairs of `sft_level` is
+    added to DPO's loss (IPR, eq. 9, has 1 and "trajectory").
     """
 
     lr: float = 5e-5
@@ -48,6 +51,9 @@ class Train:
     lora_rank: int = 0
     lora_alpha: int = 16
     lora_dropout: float = 0.0
+    beta: float = 0.1
+    sft_weight: float = 0.0
+    sft_level: Literal["trajectory", "step", "all"] = "all"
     backend: Literal["auto", "plain", "unsloth"] = "auto"
     save_steps: int = 200
     seed: int = 0
@@ -60,7 +66,8 @@ class Explore:
     `experts`: scripted ones as "module:attr key=value ...", run once, or folders of runs that hold their trajectories.
     `later_experts` join after behaviour cloning, as GPT-3.5 does in the paper's "EEF GPT-3 & 4".
     `m`: simulations per expert trajectory (EEF). `temperatures`: one, or one for each of `samples`.
-    `test_temperature`: 0 is greedy. `workers`: processes that hold environments; 0: none beside this one.
+    `test_temperature`: 0 is greedy. `scorer_temperature` is the scorer's, for methods with step rewards (IPR).
+    `workers`: processes that hold environments; 0: none beside this one.
     """
 
     env: str = "envs.webshop:TinyShop"
@@ -72,6 +79,7 @@ class Explore:
     temperatures: tuple[float, ...] = (1.0,)
     top_p: float = 1.0
     test_temperature: float = 0.0
+    scorer_temperature: float = 1.0
     max_steps: int = 30
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
@@ -85,7 +93,8 @@ class Loop:
     """Algorithm 1 with any method of `select`.
 
     `iterations` is the paper's I, fine-tunings in all: behaviour cloning and I - 1 times explore, select, train.
-    `clone` is the method of the first one. `plans` None: initial, and for eef skip_length too; empty: no exploring.
+    `clone` is the method of the first one. `then`: a second method, whose pairs each later one goes on with.
+    `plans` None: initial, and skip_length or every_step where the method asks for more; empty: no exploring.
     `start`: each training goes on from the last one's model (theta) or begins again from the base model.
     `select`: parameters of the rules, as `trajkit select --set`. `model`: the base model's folder; None: from scratch.
     `skills`: actions whose use in solved test tasks is reported (EEF, Table 4), name -> RE2 pattern.
@@ -93,6 +102,7 @@ class Loop:
 
     method: str = "eef"
     clone: str = "sft_pos"
+    then: str | None = None
     iterations: int = 4
     plans: tuple[str, ...] | None = None
     start: Literal["theta", "base"] = "theta"
@@ -113,25 +123,39 @@ class Scratch:
     seed: int = 0
 
 
+# Beside initial, what the built-in methods want simulated.
+_PLANS = {
+    "eef": "skip_length",
+    "eef_pairs": "skip_length",
+    "eto_step": "every_step",
+    "eto_mixture": "every_step",
+    "ipr": "every_step",
+}
+
+
 @dataclass(frozen=True)
 class Settings:
-    """All of them. `clone_train` overrides `train` for behaviour cloning, where a preset needs that."""
+    """All of them. `clone_train` overrides `train` for behaviour cloning, `pair_train` where the data are pairs."""
 
     train: Train = field(default_factory=Train)
     explore: Explore = field(default_factory=Explore)
     loop: Loop = field(default_factory=Loop)
     scratch: Scratch = field(default_factory=Scratch)
     clone_train: Mapping[str, Any] = field(default_factory=dict)
+    pair_train: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def plans(self) -> tuple[str, ...]:
         """What is simulated in every iteration."""
         if self.loop.plans is not None:
             return self.loop.plans
-        return ("initial", "skip_length") if self.loop.method == "eef" else ("initial",)
+        further = [_PLANS[method] for method in (self.loop.method, self.loop.then) if method in _PLANS]
+        return ("initial", *dict.fromkeys(further))
 
-    def training(self, k: int) -> Train:
-        """The settings of the k-th training; 0 is behaviour cloning."""
+    def training(self, k: int, kind: str = "examples") -> Train:
+        """The settings of the k-th training, 0 being behaviour cloning, on data of a kind (`train.examples.kind`)."""
+        if kind == "pairs":
+            return replace(self.train, **self.pair_train)
         return replace(self.train, **self.clone_train) if k == 0 else self.train
 
     def json(self) -> str:
@@ -198,13 +222,13 @@ def _settings(table: Mapping[str, Any], name: str) -> Settings:
             )
         if not isinstance(values, Mapping):
             raise UsageError(f"{name}: {section} is a section: write [{section}] and its keys below.")
-    clone = _section(Train, table.get("clone_train", {}), name, "clone_train")
     settings = Settings(
         train=Train(**_section(Train, table.get("train", {}), name, "train")),
         explore=Explore(**_section(Explore, table.get("explore", {}), name, "explore")),
         loop=Loop(**_section(Loop, table.get("loop", {}), name, "loop")),
         scratch=Scratch(**_section(Scratch, table.get("scratch", {}), name, "scratch")),
-        clone_train=clone,
+        clone_train=_section(Train, table.get("clone_train", {}), name, "clone_train"),
+        pair_train=_section(Train, table.get("pair_train", {}), name, "pair_train"),
     )
     _check(settings, name)
     return settings
@@ -266,11 +290,12 @@ _RANGES: list[tuple[str, str, str, Any]] = [
     ("train", "batch context save_steps lora_alpha", "from 1 on", lambda v: v >= 1),
     ("train", "row_tokens", "from 1 on", lambda v: v is None or v >= 1),
     ("train", "warmup lora_dropout", "from 0 to below 1", lambda v: 0 <= v < 1),
-    ("train", "weight_decay lora_rank", "from 0 on", lambda v: 0 <= v < float("inf")),
+    ("train", "weight_decay lora_rank sft_weight", "from 0 on", lambda v: 0 <= v < float("inf")),
     ("train", "clip", "over 0", lambda v: v > 0),
+    ("train", "beta", "over 0", lambda v: 0 < v < float("inf")),
     ("explore", "m samples max_steps max_tokens concurrency", "from 1 on", lambda v: v >= 1),
     ("explore", "workers", "from 0 on", lambda v: v >= 0),
-    ("explore", "test_temperature", "from 0 to 100", lambda v: 0 <= v <= 100),
+    ("explore", "test_temperature scorer_temperature", "from 0 to 100", lambda v: 0 <= v <= 100),
     ("explore", "temperatures", "at least one, each from 0 to 100", lambda v: v and all(0 <= t <= 100 for t in v)),
     ("explore", "top_p", "over 0 and at most 1", lambda v: 0 < v <= 1),
     ("loop", "iterations", "from 1 on", lambda v: v >= 1),
@@ -282,11 +307,13 @@ _RANGES: list[tuple[str, str, str, Any]] = [
 def _check(settings: Settings, name: str) -> None:
     for section, keys, wanted, holds in _RANGES:
         for key in keys.split():
-            values = [getattr(getattr(settings, section), key)]
-            values += [settings.clone_train[key]] if section == "train" and key in settings.clone_train else []
-            for value in values:
+            values = {section: getattr(getattr(settings, section), key)}
+            if section == "train":
+                others = {"clone_train": settings.clone_train, "pair_train": settings.pair_train}
+                values |= {other: given[key] for other, given in others.items() if key in given}
+            for where, value in values.items():
                 if not holds(value):
-                    raise UsageError(f"{name}: [{section}] {key} = {value!r}: it must be {wanted}.")
+                    raise UsageError(f"{name}: [{where}] {key} = {value!r}: it must be {wanted}.")
     explore, scratch = settings.explore, settings.scratch
     if len(explore.temperatures) not in (1, explore.samples):
         raise UsageError(

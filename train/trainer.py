@@ -1,10 +1,11 @@
-"""Supervised fine-tuning on what `trajkit select` wrote, from the file to the model. Read it from top to bottom.
+"""Training on what `trajkit select` wrote, from the file to the model. Read it from top to bottom.
 
-    python -m train.sft --data sft.parquet --model FOLDER --out FOLDER [--config eef] [--set train.lr=1e-4]
+    python -m train.trainer --data sft.parquet --model FOLDER --out FOLDER [--config eef] [--set train.lr=1e-4]
 
-The loss is the mean over a step's trained tokens of -log p(token), each weighted by its message's weight (EEF, 3.2).
-`out` gets model/ (safetensors, tokenizer; transformers and vLLM load it), metrics.jsonl, tensorboard/ and, while
-it trains, checkpoint-N/. A run that was killed goes on from its last checkpoint, along the same loss curve.
+What the file holds (examples, pairs, values) says what is minimised: train/objectives.py.
+`out` gets model/ (safetensors, tokenizer; transformers and vLLM load it), metrics.jsonl, tensorboard/, for pairs
+reference.safetensors and, while it trains, checkpoint-N/. A run that was killed goes on from its last checkpoint, along
+the same loss curve.
 """
 
 from __future__ import annotations
@@ -14,25 +15,24 @@ import math
 import os
 import shutil
 import time
-from array import array
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from torch.nn.functional import cross_entropy
 
-from train.backends import Lora, default_backend, load, model_digest, save, unsloth_loss
-from train.examples import fingerprint, read
+from train.backends import Lora, autocast, default_backend, load, model_digest, save
+from train.examples import fingerprint, kind
 from train.files import write_whole
-from train.masks import Masks, Row
-from train.packing import Pack, order, pack, steps_of
+from train.masks import Row
+from train.objectives import Pairs, objective
+from train.packing import order, pack, steps_of
 from train.settings import Train
 from train.settings import load as load_settings
-from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.errors import TrajkitError, UsageError
 from trajkit.progress import bar
 from trajkit.terminal import clean
 
@@ -40,18 +40,16 @@ METRICS = "metrics.jsonl"
 
 
 def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: bool = True) -> Path:
-    """Train the model of `model_folder` on the examples of `data`; returns out/model.
+    """Train the model of `model_folder` on the examples, pairs or values of `data`; returns out/model.
 
     What is there already is not done again: a finished model is returned as it is, an unfinished training goes on from
-    its last checkpoint. `show`: print one sample with its mask before the first step.
-    Raises UsageError for a wrong call, BadData for examples that cannot be trained on, TrajkitError when the loss is no
+    its last checkpoint. A model made from values has a head for one number (AutoModelForSequenceClassification), which
+    predicts an action's step reward at its last token. `show`: print one sample with its mask before the first step.
+    Raises UsageError for a wrong call, BadData for data that cannot be trained on, TrajkitError when the loss is no
     number any more or nothing can be written; the last good checkpoint then stays.
     """
     made = out / "model"
-    try:
-        digest = fingerprint(data)
-    except OSError as error:
-        raise UsageError(f"--data {data}: it cannot be read ({error.strerror}).") from error
+    digest, what = _look(data)
     told = {"data": digest, "model": model_digest(model_folder), "settings": asdict(settings)}
     _check_same(out, told)
     if made.is_dir():
@@ -60,50 +58,59 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     write_whole(out / "training.json", json.dumps(told, indent=1))
 
     torch.manual_seed(settings.seed)
-    backend = default_backend() if settings.backend == "auto" else settings.backend
+    backend = settings.backend
+    if backend == "auto":
+        backend = "plain" if what == "values" else default_backend()
     lora = Lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout) if settings.lora_rank else None
-    model, tokenizer = load(model_folder, backend=backend, context=settings.context, lora=lora, seed=settings.seed)
-    rows, stop_id = _rows(data, tokenizer, settings)
-    if show:
-        print_sample(rows[0], tokenizer)
+    model, tokenizer = load(
+        model_folder, backend=backend, context=settings.context, lora=lora, seed=settings.seed, head=what == "values"
+    )
+    aim, stop_id = objective(data, tokenizer, settings, backend)
+    counted = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in aim.counts.items() if n)
+    click.echo(f"{data}: {counted}", err=True)
+    for title, row in aim.sample().items() if show else ():
+        print_sample(row, tokenizer, title)
 
-    steps = settings.steps or steps_of(len(rows), settings.batch, settings.epochs)
+    steps = settings.steps or steps_of(len(aim.groups), settings.batch, settings.epochs)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     warmup = math.ceil(settings.warmup * steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, warmup, steps))
-    first = _resume(out, model, optimizer, schedule)
     row_tokens = settings.row_tokens or settings.context
+    if isinstance(aim, Pairs):
+        aim.refer_to(model, out, row_tokens)  # while it is the model that training starts from
+    first = _resume(out, model, optimizer, schedule)
     device = next(model.parameters()).device
 
     model.train()
     with Metrics(out, first) as metrics, bar(total=steps, initial=first, unit="step", desc="training") as shown:
-        for step, numbers in enumerate(order(len(rows), settings.batch, steps, settings.seed)):
+        for step, numbers in enumerate(order(len(aim.groups), settings.batch, steps, settings.seed)):
             if step < first:
                 continue
             began = time.perf_counter()
-            batch = [rows[number] for number in numbers]
-            total = sum(sum(row.weights) for row in batch)
-            loss = 0.0
+            batch = [aim.groups[number] for number in numbers]
+            loss, more = 0.0, defaultdict[str, float](float)
             for packed in pack(batch, row_tokens):
                 with autocast(device):
-                    part = loss_sum(model, packed, device, backend) / total
+                    part, told_beside = aim.part(model, packed.to(device), numbers)
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += part.item()
+                for name, value in told_beside.items():
+                    more[name] += value
             norm = float(torch.nn.utils.clip_grad_norm_(trained, settings.clip))
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                names = ", ".join(clean(group[0].example_id) for group in batch[:8]) + " ..." * (len(batch) > 8)
                 raise TrajkitError(
-                    f"{out}: at step {step} the loss is {loss} and the gradient's norm {norm}. The batch: "
-                    f"{', '.join(clean(row.example_id) for row in batch[:8])}{' ...' if len(batch) > 8 else ''}. "
+                    f"{out}: at step {step} the loss is {loss} and the gradient's norm {norm}. The batch: {names}. "
                     f"{_last(out)} A smaller train.lr or more train.warmup usually mends it."
                 )
             lr = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            tokens = sum(len(row.input_ids) for row in batch)
+            tokens = sum(len(row.input_ids) for group in batch for row in group)
             seconds = time.perf_counter() - began
-            metrics.add(step, loss=loss, lr=lr, grad_norm=norm, tokens=tokens, tokens_per_s=tokens / seconds)
+            metrics.add(step, loss=loss, **more, lr=lr, grad_norm=norm, tokens=tokens, tokens_per_s=tokens / seconds)
             shown.set_postfix_str(f"loss {loss:.4f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
             shown.update()
             if (step + 1) % settings.save_steps == 0 and step + 1 < steps:
@@ -114,20 +121,6 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     return made
 
 
-def loss_sum(model: Any, packed: Pack, device: torch.device, backend: str = "plain") -> torch.Tensor:
-    """The weighted sum of -log p over a pack's trained tokens. Logits are computed for those alone."""
-    parts = (packed.input_ids, packed.position_ids, packed.weights)
-    input_ids, position_ids, weights = (part.to(device, non_blocking=True) for part in parts)
-    if backend == "unsloth":
-        return unsloth_loss(model, input_ids, position_ids, weights[0], packed.lengths)
-    at = weights[0].nonzero()[:, 0]  # a row's first token has weight 0, so at - 1 never leaves the row
-    logits = model(
-        input_ids=input_ids, position_ids=position_ids, lengths=packed.lengths, logits_to_keep=at - 1, use_cache=False
-    ).logits
-    nll = cross_entropy(logits[0].float(), input_ids[0, at], reduction="none")
-    return (nll * weights[0, at]).sum()
-
-
 def learning_rate(step: int, warmup: int, steps: int) -> float:
     """The share of the learning rate at a step: a straight line up, then half a cosine down to 0."""
     if step < warmup:
@@ -135,39 +128,26 @@ def learning_rate(step: int, warmup: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 on a GPU, float32 on a CPU."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-def _rows(data: Path, tokenizer: Any, settings: Train) -> tuple[list[Row], int]:
-    """The rows to train on, and the id of the token that ends an answer."""
-    masks = Masks(tokenizer, context=settings.context, on_long=settings.on_long, per_step=settings.per_step)
+def _look(data: Path) -> tuple[str, str]:
+    """The digest of the file, and its kind."""
     try:
-        # As arrays, of four bytes a token.
-        rows = [
-            replace(row, input_ids=array("i", row.input_ids), weights=array("f", row.weights))  # type: ignore[arg-type]
-            for row in masks.rows(read(data))
-        ]
-    except (OSError, ValueError) as error:
+        return fingerprint(data), kind(data)
+    except OSError as error:
+        raise UsageError(f"--data {data}: it cannot be read ({error.strerror}).") from error
+    except ValueError as error:
         raise UsageError(f"--data: {error}.") from error
-    counted = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in masks.counts.items() if n)
-    if not rows:
-        raise BadData(f"{data}: it holds no row to train on ({counted}). `trajkit select` says what it left out.")
-    click.echo(f"{data}: {counted}", err=True)
-    return rows, masks.stop_id
 
 
 # --- what is shown -------------------------------------------------------------------------------
 
 
-def print_sample(row: Row, tokenizer: Any) -> None:
+def print_sample(row: Row, tokenizer: Any, title: str = "a sample") -> None:
     """One row as the model gets it, to stderr: what is trained on is green, and in angle brackets without colour."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    text = Text(f"a sample, {clean(row.example_id)}; trained tokens are ")
+    text = Text(f"{title}, {clean(row.example_id)}; trained tokens are ")
     text.append("green" if console.color_system else "in ⟦ ⟧", style="bold green")
     text.append("\n")
     for trained, ids in _spans(row):
@@ -287,7 +267,7 @@ def _check_same(out: Path, told: dict[str, Any]) -> None:
         return
     before = json.loads(path.read_text())
     names = [name for name in told if name != "settings" and before.get(name) != told[name]]
-    old, new = before.get("settings", {}), told["settings"]
+    old, new = asdict(Train()) | before.get("settings", {}), told["settings"]  # it may be older than a setting
     names += [f"train.{name}" for name in new if old.get(name) != new[name]]
     if names:
         raise UsageError(
@@ -296,17 +276,20 @@ def _check_same(out: Path, told: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Examples: what `trajkit select` wrote.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="What `trajkit select` wrote.")
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="The model's folder.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the new model. Resumable.")
-@click.option("--config", multiple=True, metavar="TOML|PRESET", help="Settings; [train] is read. Repeatable.")
+@click.option(
+    "--config", multiple=True, metavar="TOML|PRESET", help="Settings: [train], for pairs [pair_train] over it."
+)
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one. Repeatable.")
 def command(data: Path, model: Path, out: Path, config: tuple[str, ...], overrides: tuple[str, ...]) -> None:
-    """Train a model on selected examples."""
-    click.echo(train(data, model, out, load_settings(config, overrides).train))
+    """Train a model on selected examples, on pairs of them, or on step rewards."""
+    settings = load_settings(config, overrides)
+    click.echo(train(data, model, out, settings.training(1, _look(data)[1])))
 
 
 if __name__ == "__main__":
     from trajkit.cli import run
 
-    run(command, "python -m train.sft")
+    run(command, "python -m train.trainer")
