@@ -71,11 +71,13 @@ else
 	$(BIN)/python -m train.results $(RUN) --png $(RUN)/results.png
 endif
 
-# Every figure of docs/reproduction.md; goes on where it was stopped.
+# Every figure of docs/reproduction.md and docs/family.md; goes on where it was stopped.
 reproduce: .venv/train
 	$(BIN)/python -m train.study train/studies/paper.toml --out reproduction
 	$(BIN)/python -m train.study train/studies/ablations.toml --out reproduction --csv reproduction/ablations.csv --png reproduction/ablations.png
 	$(BIN)/python -m train.study train/studies/useless.toml --out reproduction/useless
+	$(BIN)/python -m train.study train/studies/family.toml --out reproduction/family
+	$(BIN)/python -m train.study train/studies/further.toml --out reproduction/family --csv reproduction/family/further.csv --png reproduction/family/further.png
 	$(BIN)/pip $(PIP) -e '.[scienceworld]'
 	$(BIN)/python -m train.study train/studies/scienceworld.toml --out reproduction/scienceworld
 	$(BIN)/python -m train.reproduction reproduction

@@ -35,8 +35,8 @@ def rule_in_sql(runs: Path, out: Path) -> dict[str, Any]:
 
     with Runs(runs) as opened:
         start = time.perf_counter()
-        n = opened.con.execute("SELECT count(*), min(trajectory_id), max(from_step) FROM eef").fetchone()
-        return {"seconds": time.perf_counter() - start, "examples": n[0]}
+        [row] = opened.rows("SELECT count(*) AS n, min(trajectory_id), max(from_step) FROM eef")
+        return {"seconds": time.perf_counter() - start, "examples": row["n"]}
 
 
 def rule_in_python(runs: Path, out: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tables of docs/reproduction.md, from the runs of `make reproduce`.
+"""The tables of docs/reproduction.md and docs/family.md, from the runs of `make reproduce`.
 
     python -m train.reproduction reproduction
 
@@ -21,6 +21,15 @@ from trajkit.errors import UsageError
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 STUDIES = Path(__file__).parent / "studies"
+# Of each study the page that shows it, where its runs lie below `out`, and the arm that the others are compared with.
+SHOWN = {
+    "paper": ("reproduction", ".", "RFT x 6"),
+    "ablations": ("reproduction", ".", "RFT x 6"),
+    "useless": ("reproduction", "useless", "RFT x 6"),
+    "scienceworld": ("reproduction", "scienceworld", "RFT"),
+    "family": ("family", "family", "SFT POS"),
+    "further": ("family", "family", "EEF M=5"),
+}
 NEEDS = ("nothing", "next", "back", "both")
 # Of the train tasks by what they need, those with a solution before theta_2 is trained.
 COVERED = """
@@ -51,7 +60,8 @@ def arms_table(runs: Arms, reference: str) -> str:
     lines = [titles + "| train tasks solved | simulations |", "|---|---|---|---|---|---|---|"]
     for name, given in runs.items():
         row = over_seeds(given)[-1]
-        less = "" if name == reference else _difference(given, runs[reference])
+        compared = name != reference and reference in runs
+        less = _difference(given, runs[reference]) if compared else ""
         share = [f"{row[key]:.3f}" if key in row else "" for key in ("next_solved", "back_solved")]
         lines.append(
             f"| {name} | {row['win_rate']:.3f} ({row['win_rate_low']:.3f} to {row['win_rate_high']:.3f}) | {less} "
@@ -104,28 +114,30 @@ def _difference(a: Path | Sequence[Path], b: Path | Sequence[Path]) -> str:
 @click.command()
 @click.argument("out", type=click.Path(exists=True, path_type=Path))
 def command(out: Path) -> None:
-    """Write the tables of finished runs into docs/reproduction.md, their CSV and pictures beside it."""
-    page = DOCS / "reproduction.md"
-    text = page.read_text()
+    """Write the tables of finished runs into the two pages, their CSV and pictures beside them."""
     beside = DOCS / "reproduction"
     beside.mkdir(exist_ok=True)
-    studies = {"paper": out, "ablations": out, "useless": out / "useless", "scienceworld": out / "scienceworld"}
-    for study, folder in studies.items():
-        runs = finished(study, folder)
-        if not runs:
-            click.echo(f"{folder}: no finished run of {study}; its table stays as it is", err=True)
+    for study, (name, folder, reference) in SHOWN.items():
+        runs = finished(study, out / folder)
+        if not any(runs.values()):
+            click.echo(f"{out / folder}: no finished run of {study}; its table stays as it is", err=True)
             continue
         write_csv(runs, beside / f"{study}.csv")
         plot(runs, beside / f"{study}.png")
-        reference = "RFT x 6" if "RFT x 6" in runs else "RFT" if "RFT" in runs else next(iter(runs))
         tables = {study: arms_table(runs, reference)}
         if study == "paper":
             tables |= {"first": first_iteration_table(runs), "covered": covered_table(runs)}
-        for name, table in tables.items():
-            place = re.search(rf"<!-- table {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
-            if not place:
-                raise UsageError(f"{page}: there is no place for the table {name} (<!-- table {name} -->).")
-            text = text[: place.start(1)] + table + "\n" + text[place.end(1) :]
+        _write(DOCS / f"{name}.md", tables)
+
+
+def _write(page: Path, tables: dict[str, str]) -> None:
+    """Put the tables into the page, each in its place."""
+    text = page.read_text()
+    for name, table in tables.items():
+        place = re.search(rf"<!-- table {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
+        if not place:
+            raise UsageError(f"{page}: there is no place for the table {name} (<!-- table {name} -->).")
+        text = text[: place.start(1)] + table + "\n" + text[place.end(1) :]
     write_whole(page, text)
 
 

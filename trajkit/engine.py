@@ -8,11 +8,12 @@ files counts once.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from trajkit.errors import BadData, TrajkitError, UsageError
 from trajkit.rules import compose, did_you_mean, params_sql, views
@@ -22,6 +23,8 @@ from trajkit.store import parts
 if TYPE_CHECKING:
     import duckdb
     import polars as pl
+
+Answer = TypeVar("Answer")
 
 MEMORY_LIMIT = "1GB"
 # Columns are matched by name; a folder called split=test says nothing about its rows.
@@ -93,7 +96,8 @@ class Runs:
         self.con.execute(f"SET TimeZone = 'UTC'; CREATE SCHEMA {MADE}; SET search_path = '{MADE},main'")
         for table, files in self.files.items():
             self._refuse_files(table, files)
-        for statement in self.statements():
+        self._undefined = set(views())  # rules whose views nobody has asked for yet: to make all takes half a second
+        for statement in self._table_statements():
             with self.errors():
                 self.con.execute(statement)
 
@@ -132,15 +136,15 @@ class Runs:
 
     def rows(self, query: str, args: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The answer to any SQL over the views, one dict per row."""
+        cursor = self._ask(query, lambda: self.con.execute(query, args))
         with self.errors():
-            cursor = self.con.execute(query, args)
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def sql(self, query: str, limit: int | None = None) -> pl.DataFrame:
         """The answer to any SQL over the views, or its first `limit` rows, as a Polars frame."""
+        relation = self._ask(query, lambda: self.con.sql(query))
         with self.errors():
-            relation = self.con.sql(query)
             if relation is None:
                 raise UsageError("that statement gives no rows: ask with a SELECT (or FROM, DESCRIBE, ...).")
             relation = relation if limit is None else relation.limit(limit)
@@ -223,6 +227,11 @@ class Runs:
 
     def statements(self, live: bool = False) -> Iterator[str]:
         """The SQL that makes the views. `live`: for plain DuckDB, reading whatever parts lie below the folder then."""
+        yield from self._table_statements(live)
+        for name in views():
+            yield from self._view_statements(name)
+
+    def _table_statements(self, live: bool = False) -> Iterator[str]:
         yield (
             f"CREATE TABLE main.repeated AS SELECT trajectory_id FROM ({self.table_sql('trajectories', live)}) AS t "
             "GROUP BY trajectory_id HAVING count(*) > 1"
@@ -232,10 +241,38 @@ class Runs:
             yield f"COMMENT ON VIEW main.{table} IS {quoted(TABLE_DOCS[table])}"
             for field in fields:
                 yield f"COMMENT ON COLUMN main.{table}.{field.name} IS {quoted(field.doc)}"
-        for rule in views().values():
-            sql = self.params_sql if rule.name == "params" else rule.sql
-            yield f"CREATE VIEW main.{rule.name} AS {self.compose(sql)}"
-            yield f"COMMENT ON VIEW main.{rule.name} IS {quoted(rule.title)}"
+
+    def _view_statements(self, name: str) -> Iterator[str]:
+        rule = views()[name]
+        sql = self.params_sql if name == "params" else rule.sql
+        yield f"CREATE VIEW main.{name} AS {compose(sql, {'params': self.params_sql})}"
+        yield f"COMMENT ON VIEW main.{name} IS {quoted(rule.title)}"
+
+    def _ask(self, query: str, run: Callable[[], Answer]) -> Answer:
+        """What `run`, which runs `query`, gives, once the views that the query may read are there.
+
+        Where one is missing all the same (a name that is misspelt, say), all are made, so that DuckDB can suggest one.
+        """
+        import duckdb
+
+        words = set(re.findall(r"\w+", query.lower()))
+        own = set(re.findall(r"(\w+) as (?:materialized )?\(", query.lower()))  # the query's own, as `compose` has them
+        lists = words & {"show", "pragma", "information_schema"} or "duckdb_" in query.lower()
+        with self.errors():
+            self._define(self._undefined if lists else words & self._undefined - own)
+            try:
+                return run()
+            except duckdb.CatalogException:
+                if not self._undefined:
+                    raise
+                self._define(self._undefined)
+                return run()
+
+    def _define(self, names: Collection[str]) -> None:
+        for name in sorted(names):
+            self._undefined.discard(name)
+            for statement in self._view_statements(name):
+                self.con.execute(statement)
 
     def table_sql(self, table: str, live: bool = False) -> str:
         """The rows of `table` as they lie in the files, with the contract's columns and types, and unknown columns."""
