@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 _SLOW_BUT_FINE = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
-settings.register_profile("dev", max_examples=20, deadline=None, suppress_health_check=_SLOW_BUT_FINE)
+settings.register_profile("dev", max_examples=10, deadline=None, suppress_health_check=_SLOW_BUT_FINE)
 settings.register_profile(
     "ci", max_examples=60, deadline=None, suppress_health_check=_SLOW_BUT_FINE, derandomize=True, print_blob=True
 )

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given, target
 from hypothesis import strategies as st
 from oracle import METHODS, PAIR_METHODS, RELATIONS, Oracle
-from test_rules import FIGURE_1
+from test_rules import FIGURE_1, answers
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
 import trajkit
@@ -34,7 +34,8 @@ def bags(
     with tempfile.TemporaryDirectory() as folder:
         write(world, Path(folder), layout)
         with Runs(folder, params=params or {}, threads=threads) as runs:
-            return {name: Counter(tuple(sorted(row.items())) for row in runs.rows(f"FROM {name}")) for name in names}
+            found = answers(runs, names)
+    return {name: Counter(tuple(sorted(row.items())) for row in rows) for name, rows in found.items()}
 
 
 def rows(bag: Bag) -> list[Row]:

@@ -20,7 +20,10 @@ from train.results import results
 from trajkit.engine import Runs
 from trajkit.errors import UsageError
 
-PAIRS = ("pair_train.steps=6", "pair_train.lr=1e-3", "clone_train.steps=60")
+PAIRS = (
+    "explore.env_args.train_tasks=14", "train.steps=10", "clone_train.steps=60",
+    "pair_train.steps=6", "pair_train.lr=1e-3",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def test_eto_prefers_by_the_reward_and_refers_to_the_policy_that_explored(cloned
         assert (theta / "reference.safetensors").exists()
     assert [row["k"] for row in results(run)] == [0, 1, 2]
     found = counted(run)
-    assert found["policy", "theta-1", "train", 2, False] == 30  # the second iteration's negatives are theta-1's
+    assert found["policy", "theta-1", "train", 2, False] == 14  # the second iteration's negatives are theta-1's
 
 
 def test_ipr_scores_with_theta_0_and_trains_on_both_levels(cloned: Path, tmp_path: Path) -> None:
@@ -66,7 +69,7 @@ def test_ipr_scores_with_theta_0_and_trains_on_both_levels(cloned: Path, tmp_pat
         scored = runs.rows("SELECT actor, count(*) AS n FROM trajectories WHERE role = 'scorer' GROUP BY ALL")
         assert [row["actor"] for row in scored] == ["theta-0"]
         planned = "SELECT * FROM score_expert UNION ALL SELECT * FROM score_policy"
-        assert scored[0]["n"] == runs.rows(f"SELECT count(*) AS n FROM ({planned})")[0]["n"] > 30
+        assert scored[0]["n"] == runs.rows(f"SELECT count(*) AS n FROM ({planned})")[0]["n"] > 14
         assert runs.rows(f"FROM ({planned}) ANTI JOIN done USING (task_id, parent_id, branch_step, sample, role)") == []
         levels = runs.rows("SELECT level, count(*) AS n FROM ipr GROUP BY ALL ORDER BY ALL")
     assert [row["level"] for row in levels] == ["step", "trajectory"]
@@ -84,7 +87,7 @@ def test_a_second_method_goes_on_from_the_first_ones_model(cloned: Path, tmp_pat
     loop(run, small(*PAIRS, "loop.method=eef", "loop.then=eto"), begin=cloned)
     theta = run / "theta-1"
     assert kind(theta / "first/sft.parquet") == "examples" and kind(theta / "pairs.parquet") == "pairs"
-    assert len(lines(theta / "first")) == 30 and len(lines(theta)) == 6
+    assert len(lines(theta / "first")) == 10 and len(lines(theta)) == 6
     one, other = (load_file(folder / "model/model.safetensors") for folder in (theta / "first", theta))
     assert any(not one[name].equal(other[name]) for name in one)
     assert lines(theta)[0]["margin"] == pytest.approx(0, abs=1e-5)  # the reference is the first one's model
@@ -92,7 +95,7 @@ def test_a_second_method_goes_on_from_the_first_ones_model(cloned: Path, tmp_pat
 
 def test_nat_is_asked_as_it_was_trained_and_recorded_as_the_environment_asked(tmp_path: Path) -> None:
     run = tmp_path / "nat"
-    loop(run, small("loop.clone=nat", "loop.iterations=1", "loop.select.right_prompt='do well'"))
+    loop(run, small(*PAIRS, "loop.clone=nat", "loop.iterations=1", "loop.select.right_prompt='do well'"))
     kinds = {example["kind"]: example for example in read(run / "theta-0/sft.parquet")}
     assert kinds["positive"]["messages"][0]["content"].endswith("\n\ndo well")
     assert "incorrectly" in kinds["negative"]["messages"][0]["content"]

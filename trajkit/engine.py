@@ -175,8 +175,8 @@ class Runs:
 
     def make(self, name: str, sql: str) -> None:
         """Put the answer of `sql` into a table `name`, which later queries read in place of the rule of that name."""
-        with self.errors():
-            self.con.execute(f"CREATE OR REPLACE TABLE {MADE}.{name} AS {self.compose(sql)}")
+        query = self.compose(sql)
+        self._ask(query, lambda: self.con.execute(f"CREATE OR REPLACE TABLE {MADE}.{name} AS {query}"))
         self.made.add(name)
 
     def drop(self, name: str) -> None:
@@ -259,7 +259,7 @@ class Runs:
         own = set(re.findall(r"(\w+) as (?:materialized )?\(", query.lower()))  # the query's own, as `compose` has them
         lists = words & {"show", "pragma", "information_schema"} or "duckdb_" in query.lower()
         with self.errors():
-            self._define(self._undefined if lists else words & self._undefined - own)
+            self._define(self._undefined if lists else words & self._undefined - own - self.made)
             try:
                 return run()
             except duckdb.CatalogException:
