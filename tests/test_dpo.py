@@ -253,6 +253,7 @@ def given_as(settings: Train) -> list[str]:
     return [f"--set=train.{key}={json.dumps(value)}" for key, value in vars(settings).items() if value is not None]
 
 
+@pytest.mark.slow  # three processes; that the reference is read back has a test of its own, as have the checkpoints
 def test_killed_with_kill_9_it_goes_on_along_the_same_curve(data: Path, model: Path, tmp_path: Path) -> None:
     settings = changed(steps=60, save_steps=10, sft_weight=0.5)
     whole = trainer.train(data, model, tmp_path / "whole", settings, show=False)
@@ -440,7 +441,7 @@ def test_the_regression_loss_is_the_mean_over_values(values: Path, model: Path, 
         for predicted, value in zip(predictions(loaded, packed).tolist(), aim.values[number], strict=True):
             errors.append((predicted - value) ** 2)
     passes: Iterable[Any] = pack([aim.groups[number] for number in batch], 60)
-    loss = sum(float(aim.part(loaded, packed, batch)[0]) for packed in passes)
+    loss = sum(aim.part(loaded, packed, batch)[0].item() for packed in passes)
     assert loss == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
 
