@@ -150,6 +150,36 @@ class Oracle:
             rows.append({**row, "n_rollouts": n, "n_solved": n_solved, "n_no_outcome": len(verdicts) - n})
         return rows
 
+    def simulated_states(self) -> list[Row]:
+        current = self.current_iteration()[0]["iteration"]
+        points = [p for p in self.branch_points() if p["iteration"] == current and p["solved"] is not None]
+        rows = []
+        for e in self.expert_ids():
+            before: tuple[int | None, bool | None] = (None, None)
+            for step, solved in sorted((p["step"], p["solved"]) for p in points if p["expert_id"] == e):
+                row = {"expert_id": e, "task_id": self.task(e), "step": step, "solved": solved}
+                rows.append({**row, "previous_step": before[0], "previous_solved": before[1]})
+                before = (step, solved)
+        return rows
+
+    def compared_rollouts(self) -> list[Row]:
+        current = self.current_iteration()[0]["iteration"]
+        return [
+            {
+                "expert_id": e,
+                "rollout_id": b,
+                "task_id": self.task(e),
+                "step": self.t[b]["branch_step"],
+                "expert_value": self.value(e),
+                "rollout_value": self.value(b),
+            }
+            for e in self.expert_ids()
+            for b in self.trained("policy")
+            if self.iteration(b) == current and self.value(e) is not None and self.value(b) is not None
+            if self.task(e) == self.task(b) and self.t[b]["n_steps"] and self.n_actions(e) > self.t[b]["branch_step"]
+            if self.path(e)[: self.t[b]["branch_step"]] == self.path(b)[: self.t[b]["branch_step"]]
+        ]
+
     def first_recovery_state(self) -> list[Row]:
         current = self.current_iteration()[0]["iteration"]
         points = [p for p in self.branch_points() if p["iteration"] == current and p["solved"] is not None]
@@ -478,6 +508,8 @@ RELATIONS: dict[str, Callable[[Oracle], list[Row]]] = {
     "path_segments": Oracle.path_segments,
     "current_iteration": Oracle.current_iteration,
     "branch_points": Oracle.branch_points,
+    "simulated_states": Oracle.simulated_states,
+    "compared_rollouts": Oracle.compared_rollouts,
     "first_recovery_state": Oracle.first_recovery_state,
     "important_states": Oracle.important_states,
     "solutions": Oracle.solutions,

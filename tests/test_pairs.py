@@ -667,22 +667,26 @@ def test_no_pair_has_an_empty_prompt(tmp_path: Path) -> None:
     """The best expert's conversation begins with its action: nothing can be asked."""
     talk = [{**row, "seq": row["seq"] - 1} for row in small_runs.talk("e")[1:]]
     runs = small_runs.write_run(tmp_path / "runs", ([small_runs.traj("e")], talk), small_runs.pair("p", **BESIDE))
-    with pytest.raises(BadData):
+    with pytest.raises(BadData, match="trajectory e: it begins with an action"):
         select(runs, tmp_path / "out.parquet", method="eto")
+    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_nat_never_leaves_its_suffix_out(tmp_path: Path) -> None:
-    """Without a user message a failure would be trained on as if it were asked for: refused, or said elsewhere."""
-    talk = small_runs.talk("e")
-    talk[0]["role"] = "system"
-    runs = small_runs.write_run(tmp_path / "runs", ([small_runs.traj("e", reward=0.0)], talk))
-    out = tmp_path / "out.parquet"
-    try:
+    """Without a user message it is in the system's; where nothing is said before the first action, that is refused."""
+    for number, content in enumerate((small_runs.talk("e")[0]["content"], "")):
+        talk = small_runs.talk("e")
+        talk[0] |= {"role": "system", "content": content}
+        runs = small_runs.write_run(tmp_path / f"runs-{number}", ([small_runs.traj("e", reward=0.0)], talk))
+        out = tmp_path / f"{number}.parquet"
         select(runs, out, method="nat", params={"wrong_prompt": "Fail."})
-    except BadData:
-        return
-    [example] = pl.read_parquet(out)["messages"].to_list()
-    assert "Fail." in example[0]["content"]
+        [example] = pq.read_table(out).to_pylist()
+        assert [m["content"] for m in example["messages"] if m["role"] == "system"] == [f"{content}\n\nFail."]
+        assert sum("Fail." in (m["content"] or "") for m in example["messages"]) == 1
+    talk = [{**row, "seq": row["seq"] - 1} for row in small_runs.talk("e")[1:]]
+    runs = small_runs.write_run(tmp_path / "bare", ([small_runs.traj("e", reward=0.0)], talk))
+    with pytest.raises(BadData, match="trajectory e: nothing is said before its first action"):
+        select(runs, tmp_path / "bare.parquet", method="nat")
 
 
 def test_token_ids_come_along_on_both_sides(tmp_path: Path) -> None:
@@ -743,6 +747,11 @@ def test_columns_step_and_step_reward_make_a_method_of_ones_own_one_of_values(tm
     assert (row["method"], row["trajectory_id"], row["n_values"], row["n_steps"]) == ("mine", "q", 2, 3)
     assert [m["value"] for m in row["messages"] if m["role"] == "assistant"] == [None, 0.5, -1.0]
     assert [m["weight"] for m in row["messages"] if m["role"] == "assistant"] == [0, 1, 1]
+
+
+def test_a_column_step_alone_is_nothing_of_a_values_method(tmp_path: Path) -> None:
+    [row] = own(tmp_path, "SELECT 'q' AS trajectory_id, 1 AS step, 2 AS from_step")
+    assert (row["kind"], row["trajectory_id"], row["from_step"]) == ("initial", "q", 2)
 
 
 WRONG_PAIRS = {

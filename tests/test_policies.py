@@ -552,3 +552,5 @@ def test_a_suffix_ends_the_instruction_at_every_step_and_nothing_else() -> None:
     asked = "rules|an example|its answer|the task\n\ndo well"
     assert [message and message["content"] for message in said] == [asked, f"{asked}|act|seen"]
     assert json.dumps(later) == before and suffixed.actor == "echo"
+    alone = asyncio.run(suffixed.answer([{"role": "system", "content": "rules"}], seed=0, sample=0)).message
+    assert alone is not None and alone["content"] == "rules\n\ndo well"

@@ -45,7 +45,7 @@ from trajkit.errors import TrajkitError, UsageError
 from trajkit.explore import Settings as Rollouts
 from trajkit.explore import explore
 from trajkit.policies import AsyncPolicy, Sampling, Suffixed
-from trajkit.rules import closure, params_sql
+from trajkit.rules import closure
 from trajkit.rules import method as find_method
 from trajkit.select import select
 
@@ -176,7 +176,7 @@ def _play(run: Path, settings: Settings, k: int, theta: Path) -> None:
     env = make_env()
     told: dict[str, Any] = {}
     try:
-        suffix = _suffix(settings, k)
+        suffix = _suffix(run, settings, k)
         with _policies(theta, settings, [greedy, sampling], f"theta-{k}", suffix) as (tester, explorer):
             for split, policy, plans, samples in (
                 ("test", tester, ("initial",), 1),
@@ -214,7 +214,7 @@ def _score(run: Path, settings: Settings, k: int, theta: Path) -> None:
     make_env = _make_env(settings)
     env, began = make_env(), time.time()
     try:
-        with _policies(run / "theta-0", settings, [sampling], "theta-0", _suffix(settings, 0)) as [scorer]:
+        with _policies(run / "theta-0", settings, [sampling], "theta-0", _suffix(run, settings, 0)) as [scorer]:
             counts = explore(
                 run / "runs", env, scorer, plans=["score_expert", "score_policy"], settings=rollouts,
                 params=_rules(settings), make_env=make_env,
@@ -229,15 +229,12 @@ def _rules(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in settings.loop.select.items() if name not in ("iteration", "m", "samples")}
 
 
-def _suffix(settings: Settings, k: int) -> str | None:
+def _suffix(run: Path, settings: Settings, k: int) -> str | None:
     """What theta-k is asked with at the end of its prompt: it was trained so where its method is nat."""
     if (settings.loop.method if k else settings.loop.clone) != "nat":
         return None
-    import duckdb
-
-    with duckdb.connect() as con:
-        [(suffix,)] = con.execute(f"SELECT right_prompt FROM ({params_sql(settings.loop.select)})").fetchall()
-    return str(suffix)
+    with Runs(run / "runs", _rules(settings)) as runs:
+        return str(runs.rows("SELECT right_prompt FROM params")[0]["right_prompt"])
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def tables(runs: Runs, method: str, kind: str, counts: Counter[str]) -> Iterator
         if excerpts.num_rows != len(ends) or not _sound(messages, ends, excerpts):
             break
         pairs = kind == "pairs"
-        lists = _pair(messages, heads.num_rows, counts) if pairs else [_lists(messages, ends, _message(kind))]
+        lists = _pair(messages, heads, counts) if pairs else [_lists(messages, ends, _message(kind))]
         columns = [
             pa.array([method] * heads.num_rows) if name == "method" else heads[name].combine_chunks()
             for name in COLUMNS[kind]
@@ -109,8 +109,8 @@ def _lists(messages: pa.Table, ends: pa.Array, names: tuple[str, ...]) -> pa.Lar
     return pa.LargeListArray.from_arrays(offsets, pa.StructArray.from_arrays(columns, names))
 
 
-def _pair(messages: pa.Table, n_pairs: int, counts: Counter[str]) -> list[pa.LargeListArray]:
-    """prompt, chosen and rejected of each pair. The prompt is the chosen side's."""
+def _pair(messages: pa.Table, heads: pa.Table, counts: Counter[str]) -> list[pa.LargeListArray]:
+    """prompt, chosen and rejected of the pairs in `heads`. The prompt is the chosen side's."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -121,13 +121,15 @@ def _pair(messages: pa.Table, n_pairs: int, counts: Counter[str]) -> list[pa.Lar
     chosen = messages.filter(pc.and_(answered, pc.invert(rejected)))
     found = []
     for part in (prompt, chosen, messages.filter(pc.and_(answered, rejected))):
-        ends = pc.run_end_encode(part["excerpt_number"].combine_chunks()).run_ends
-        if len(ends) < n_pairs:
+        encoded = pc.run_end_encode(part["excerpt_number"].combine_chunks())
+        if len(encoded.values) < heads.num_rows:
+            asked_pairs = pc.divide(encoded.values, 2)
+            bare = heads.filter(pc.invert(pc.is_in(heads["row_number"], asked_pairs)))["chosen_id"][0].as_py()
             raise BadData(
-                "the chosen side of a pair begins with an action: nothing is said before it that could be its prompt. "
-                "Import such trajectories with their instruction; they are those with an assistant's message at seq 0."
+                f"trajectory {bare}: it begins with an action, so nothing could be the prompt of its pair. "
+                "Import it with its instruction, or move its file out of the runs."
             )
-        found.append(_lists(part, ends, _MESSAGE))
+        found.append(_lists(part, encoded.run_ends, _MESSAGE))
     return found
 
 

@@ -17,11 +17,8 @@ from trajkit.schema import TABLES
 from trajkit.store import parts
 
 # The trajectories that rules look at: a mistake in any other row changes no answer.
-RELEVANT = """
-SELECT * FROM outcomes
-WHERE split = 'train' AND coalesce(role, '') != 'scorer' AND coalesce(ended, '') NOT IN ('error', 'drift')
-"""
 WITH_SCORER = "SELECT * FROM outcomes WHERE split = 'train' AND coalesce(ended, '') NOT IN ('error', 'drift')"
+RELEVANT = f"{WITH_SCORER} AND coalesce(role, '') != 'scorer'"
 CHOSEN = """
 SELECT * FROM outcomes AS o SEMI JOIN (
     SELECT s.owner_id AS trajectory_id

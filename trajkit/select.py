@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     import polars as pl
 
 # A method's answer by what it writes: the columns that it must have, and those that it may have, with their defaults.
-NEEDED = {"examples": ("trajectory_id",), "pairs": ("chosen_id", "rejected_id"), "values": ("step", "step_reward")}
+NEEDED = {
+    "examples": ("trajectory_id",),
+    "pairs": ("chosen_id", "rejected_id"),
+    "values": ("trajectory_id", "step", "step_reward"),
+}
 ANSWERS = {
     "examples": (
         ("kind", "VARCHAR", "'initial'"), ("trajectory_id", "VARCHAR", ""), ("expert_id", "VARCHAR", "NULL"),
@@ -107,7 +111,7 @@ COUNTED = {
 _NO_PAIR = {"not solved": "not solved, in no pair", "solved, not chosen": "solved, in no pair"}
 # Rules that several steps read: computed once.
 ALWAYS_READ = ("outcomes", "path_segments")
-READ_TWICE = ("current_iteration", "first_recovery_state", "expert_rollouts", "best_expert", "step_rewards")
+READ_TWICE = ("current_iteration", "first_recovery_state", "expert_rollouts", "step_rewards")
 
 
 @dataclass(frozen=True)
@@ -265,7 +269,7 @@ def _run_method(runs: Runs, rule: Rule) -> str:
     except UsageError as error:
         raise UsageError(f"{rule.path}: {error}") from error
     columns = {row["column_name"] for row in runs.rows("DESCRIBE answer")}
-    writes = next((kind for kind in ("pairs", "values") if columns & set(NEEDED[kind])), "examples")
+    writes = "pairs" if columns & {"chosen_id", "rejected_id"} else "values" if "step_reward" in columns else "examples"
     if missing := [name for name in NEEDED[writes] if name not in columns]:
         raise UsageError(
             f"{rule.path}: its answer has no column {', '.join(missing)} (it has {', '.join(sorted(columns))}). "

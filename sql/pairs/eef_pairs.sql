@@ -5,28 +5,15 @@
 -- expert's actions up to the latter state, the solution is the one with the fewest expert actions from the former state
 -- on, then the fewest actions from it on, then the latest iteration, then the smallest trajectory_id.
 -- Source: named as future work by EEF (https://arxiv.org/abs/2504.13145); the rule is ours.
-WITH simulated AS (
-    SELECT
-        b.expert_id,
-        b.task_id,
-        b.step,
-        b.solved,
-        lag(b.step) OVER (PARTITION BY b.expert_id ORDER BY b.step) AS previous_step,
-        lag(b.solved) OVER (PARTITION BY b.expert_id ORDER BY b.step) AS previous_solved
-    FROM branch_points AS b
-    INNER JOIN current_iteration AS c ON b.iteration = c.iteration
-    WHERE b.solved IS NOT NULL
-),
-
--- good actions, previous_step ... step - 1, and who owns the last of them
-good_actions AS (
+WITH good_actions AS (
+    -- previous_step ... step - 1, and who owns the last of them
     SELECT
         g.expert_id,
         g.task_id,
         g.previous_step,
         g.step,
         s.owner_id
-    FROM simulated AS g
+    FROM simulated_states AS g
     INNER JOIN path_segments AS s ON g.expert_id = s.trajectory_id
     WHERE NOT g.previous_solved AND g.solved AND s.first_step < g.step AND g.step <= s.end_step
 ),

@@ -4,20 +4,6 @@
 -- reward lower than the expert's by more than tau, and its value is lower in the end. The expert's side is chosen.
 -- Level trajectory: the pairs of `eto`.
 -- Source: IPR, section 3.3 (https://arxiv.org/abs/2406.11176).
-WITH compared AS (
-    SELECT
-        r.task_id,
-        r.step,
-        r.expert_id,
-        e.value AS expert_value,
-        r.rollout_id,
-        r.value AS rollout_value
-    FROM expert_rollouts AS r
-    INNER JOIN current_iteration AS c ON r.iteration = c.iteration
-    INNER JOIN outcomes AS e ON r.expert_id = e.trajectory_id
-    WHERE r.value < e.value AND r.step < e.n_actions
-)
-
 SELECT
     'step' AS level,
     c.task_id,
@@ -27,11 +13,13 @@ SELECT
     c.rollout_id AS rejected_id,
     c.expert_value AS chosen_reward,
     c.rollout_value AS rejected_reward
-FROM compared AS c
+FROM compared_rollouts AS c
 INNER JOIN path_segments AS s ON c.expert_id = s.trajectory_id -- who took the expert's action: it, or an ancestor
 INNER JOIN step_rewards AS e ON s.owner_id = e.trajectory_id AND c.step = e.step
 INNER JOIN step_rewards AS r ON c.rollout_id = r.trajectory_id AND c.step = r.step
 CROSS JOIN params AS p
-WHERE s.first_step <= c.step AND c.step < s.end_step AND e.step_reward - r.step_reward > p.tau
+WHERE
+    s.first_step <= c.step AND c.step < s.end_step
+    AND c.rollout_value < c.expert_value AND e.step_reward - r.step_reward > p.tau
 UNION ALL
 SELECT * FROM eto

@@ -6,20 +6,18 @@
 -- Source: IPR, sections 3.2 and 3.3 (https://arxiv.org/abs/2406.11176).
 WITH losing AS (
     SELECT DISTINCT
-        b.trajectory_id,
-        b.task_id,
-        b.branch_step + 1 AS step
-    FROM expert_rollouts AS r
-    INNER JOIN current_iteration AS c ON r.iteration = c.iteration
-    INNER JOIN outcomes AS b ON r.rollout_id = b.trajectory_id
-    INNER JOIN outcomes AS e ON r.expert_id = e.trajectory_id
-    LEFT JOIN repeated_actions AS same ON r.expert_id = same.expert_id AND r.rollout_id = same.rollout_id
-    WHERE b.n_steps >= 2 AND r.step < e.n_actions AND r.value < e.value AND same.rollout_id IS NULL
+        c.rollout_id,
+        c.task_id,
+        c.step + 1 AS step
+    FROM compared_rollouts AS c
+    INNER JOIN outcomes AS o ON c.rollout_id = o.trajectory_id
+    ANTI JOIN repeated_actions AS a ON c.expert_id = a.expert_id AND c.rollout_id = a.rollout_id
+    WHERE c.rollout_value < c.expert_value AND o.n_steps > 1
 )
 
 SELECT
     l.task_id,
-    l.trajectory_id AS parent_id,
+    l.rollout_id AS parent_id,
     CAST(l.step AS INTEGER) AS branch_step,
     CAST(r.sample AS INTEGER) AS sample,
     'scorer' AS role

@@ -2,23 +2,13 @@
 -- Two rows per pair, the chosen side first. from_step is where the sides part, end_step the first step that is left out
 -- (null: none).
 SELECT
-    2 * row_number AS excerpt_number,
-    chosen_id AS trajectory_id,
-    from_step + n_chosen_steps AS n_steps,
-    from_step,
-    end_step,
+    2 * p.row_number + s.side AS excerpt_number,
+    CASE WHEN s.side = 0 THEN p.chosen_id ELSE p.rejected_id END AS trajectory_id,
+    p.from_step + CASE WHEN s.side = 0 THEN p.n_chosen_steps ELSE p.n_rejected_steps END AS n_steps,
+    p.from_step,
+    p.end_step,
     CAST(NULL AS VARCHAR) AS suffix,
     CAST(NULL AS INTEGER) AS suffix_seq,
     CAST(NULL AS MAP (INTEGER, DOUBLE)) AS step_values
-FROM selected
-UNION ALL
-SELECT
-    2 * row_number + 1 AS excerpt_number,
-    rejected_id AS trajectory_id,
-    from_step + n_rejected_steps AS n_steps,
-    from_step,
-    end_step,
-    CAST(NULL AS VARCHAR) AS suffix,
-    CAST(NULL AS INTEGER) AS suffix_seq,
-    CAST(NULL AS MAP (INTEGER, DOUBLE)) AS step_values
-FROM selected
+FROM selected AS p
+CROSS JOIN (SELECT unnest(range(2)) AS side) AS s

@@ -3,24 +3,11 @@
 -- included; the smallest step that is not solved while the simulated state before it is.
 -- The expert's actions previous_step ... step - 1 hold a harmful one.
 -- Source: EEF, section 3.2, "important state selection" (https://arxiv.org/abs/2504.13145).
-WITH simulated AS (
-    SELECT
-        b.expert_id,
-        b.task_id,
-        b.step,
-        b.solved,
-        lag(b.step) OVER (PARTITION BY b.expert_id ORDER BY b.step) AS previous_step,
-        lag(b.solved) OVER (PARTITION BY b.expert_id ORDER BY b.step) AS previous_solved
-    FROM branch_points AS b
-    INNER JOIN current_iteration AS c ON b.iteration = c.iteration
-    WHERE b.solved IS NOT NULL
-)
-
 SELECT
     expert_id,
     task_id,
     min(step) AS step,
     min_by(previous_step, step) AS previous_step
-FROM simulated
+FROM simulated_states
 WHERE previous_solved AND NOT solved
 GROUP BY expert_id, task_id

@@ -61,8 +61,9 @@ class Sampling:
 class Suffixed:
     """A policy whose prompt ends with a text, as NAT's is to say that a right solution is wanted.
 
-    The policy alone sees it, after a blank line in the last user message before the first action, where `select` put
-    it for training (relation `nat`). What is recorded stays the environment's.
+    The policy alone sees it, where `select` put it for training (example_excerpts.sql): after a blank line in the last
+    user message before the first action, where there is none in the last other one that is not the assistant's. What
+    is recorded stays the environment's.
     """
 
     def __init__(self, policy: AsyncPolicy, suffix: str) -> None:
@@ -74,10 +75,9 @@ class Suffixed:
         actions = (at for at, m in enumerate(messages) if m["role"] == "assistant" and not m.get("context"))
         first = next(actions, len(messages))
         asked = [dict(message) for message in messages]
-        for message in reversed(asked[:first]):
-            if message["role"] == "user":
-                message["content"] = f"{message['content']}\n\n{self._suffix}"
-                break
+        prompt = [message for message in asked[:first] if message["role"] != "assistant"]
+        last = max(enumerate(prompt), key=lambda place: (place[1]["role"] == "user", place[0]))[1]
+        last["content"] = f"{last['content']}\n\n{self._suffix}"
         return await self._policy.answer(asked, seed=seed, sample=sample)
 
 
