@@ -5,7 +5,7 @@
 loop     tokens/s of train.trainer as a whole against a bare torch loop over the same packs, transformers.Trainer over
          the same packs, and TRL's SFTTrainer, which pads, on the same rows in the same order
 packing  the same bare loop over packed and over padded rows, as many rows a step
-masks    tokens/s of train.masks.Masks
+masks    tokens/s of trajkit.masks.Masks
 
 Twice: on the tiny shop with the model made for it, and on the demo's data with a larger one (hidden 256, 4 layers). A
 measurement is the processor time of the steps after the first ones, in a process of its own, all in turn; what is
@@ -145,8 +145,8 @@ MEASURED: dict[str, Callable[[Path, Train], list[float]]] = {
 def _rows(world: Path, settings: Train) -> list[Any]:
     from transformers import AutoTokenizer
 
-    from train.examples import read
-    from train.masks import Masks
+    from trajkit.examples import read
+    from trajkit.masks import Masks
 
     masks = Masks(AutoTokenizer.from_pretrained(world / "model"), context=settings.context)
     return list(masks.rows(read(world / "sft.parquet")))
@@ -233,7 +233,7 @@ def make(name: str, folder: Path) -> Path:
 
     from envs.webshop import Expert, Novice, TinyExpert, TinyShop, WebShop
     from train import scratch
-    from train.examples import read
+    from trajkit.examples import read
     from trajkit.explore import Settings, explore
     from trajkit.select import select
 

@@ -24,14 +24,15 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs torch: make setup-train")
 transformers = pytest.importorskip("transformers", reason="needs transformers: make setup-train")
 
-from train import examples, scratch, trainer  # noqa: E402
+from train import scratch, trainer  # noqa: E402
 from train.backends import load, save  # noqa: E402
-from train.masks import Masks  # noqa: E402
 from train.objectives import Pairs, Values, predictions  # noqa: E402
 from train.packing import order, pack  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
 from train.settings import load as load_settings  # noqa: E402
 from trajkit.errors import BadData, UsageError  # noqa: E402
+from trajkit.examples import read  # noqa: E402
+from trajkit.masks import Masks  # noqa: E402
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SMALL = Train(lr=1e-3, steps=12, batch=3, context=256, save_steps=4, backend="plain", beta=0.3)
@@ -137,7 +138,7 @@ def test_the_loss_is_the_plain_one(data: Path, model: Path, tokenizer: Any, tmp_
         transformers.AutoModelForCausalLM.from_pretrained(model).requires_grad_(False) for _ in range(2)
     )
     packed_model, _ = load(model, backend="plain", context=256, lora=None, seed=0)
-    aim = Pairs(examples.read(data), Masks(tokenizer, context=256), settings, "plain")
+    aim = Pairs(read(data), Masks(tokenizer, context=256), settings, "plain")
     aim.refer_to(packed_model, tmp_path, 100)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -237,7 +238,7 @@ def test_one_row_per_action_is_the_same_pair(data: Path, model: Path, tokenizer:
     packed_model, _ = load(model, backend="plain", context=256, lora=None, seed=0)
     found = []
     for per_step in (False, True):
-        aim = Pairs(examples.read(data), Masks(tokenizer, context=256, per_step=per_step), SMALL, "plain")
+        aim = Pairs(read(data), Masks(tokenizer, context=256, per_step=per_step), SMALL, "plain")
         out = tmp_path / f"per-step-{per_step}"
         out.mkdir()
         aim.refer_to(packed_model, out, 100)
@@ -279,14 +280,14 @@ def test_the_reference_is_read_back_and_not_computed_again(
     data: Path, model: Path, tmp_path: Path, tokenizer: Any
 ) -> None:
     packed_model, _ = load(model, backend="plain", context=256, lora=None, seed=0)
-    aim = Pairs(examples.read(data), Masks(tokenizer, context=256), SMALL, "plain")
+    aim = Pairs(read(data), Masks(tokenizer, context=256), SMALL, "plain")
     aim.refer_to(packed_model, tmp_path, 1000)
     before = aim.reference.clone()
     assert packed_model.training and before.shape == (2, 8) and bool((before < 0).all())
     with torch.no_grad():
         for parameter in packed_model.parameters():
             parameter.zero_()
-    again = Pairs(examples.read(data), Masks(tokenizer, context=256), SMALL, "plain")
+    again = Pairs(read(data), Masks(tokenizer, context=256), SMALL, "plain")
     again.refer_to(packed_model, tmp_path, 1000)
     assert torch.equal(again.reference, before)
 
@@ -395,7 +396,7 @@ def test_regression_learns_and_what_is_saved_predicts_in_transformers(
     ours, _ = load(made, backend="plain", context=256, lora=None, seed=0, head=True)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(made)
     assert theirs.config.num_labels == 1
-    aim = Values(examples.read(values), Masks(tokenizer, context=256))
+    aim = Values(read(values), Masks(tokenizer, context=256))
     [packed] = pack(aim.groups[:9], 10_000)
     with torch.no_grad():
         predicted = predictions(ours.eval(), packed).tolist()
@@ -433,7 +434,7 @@ def test_values_are_read_where_the_action_ends_and_nowhere_else(tokenizer: Any) 
 
 def test_the_regression_loss_is_the_mean_over_values(values: Path, model: Path, tokenizer: Any) -> None:
     loaded, _ = load(model, backend="plain", context=256, lora=None, seed=0, head=True)
-    aim = Values(examples.read(values), Masks(tokenizer, context=256))
+    aim = Values(read(values), Masks(tokenizer, context=256))
     batch = next(order(len(aim.groups), 5, 1, 0))
     errors = []
     for number in batch:

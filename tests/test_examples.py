@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trajkit.errors import BadData
 from trajkit.records import record
 from trajkit.select import select
 from trajkit.store import RunWriter
@@ -29,7 +30,7 @@ def test_messages_come_back_ready_for_a_chat_template(tmp_path: Path) -> None:
     select(tmp_path / "runs", tmp_path / "sft.parquet", "sft_pos")
     code = (
         "import sys; sys.modules['polars'] = sys.modules['duckdb'] = None\n"
-        "from train.examples import read\n"
+        "from trajkit.examples import read\n"
         f"[example] = read({str(tmp_path / 'sft.parquet')!r})\n"
         "print([m['weight'] for m in example['messages']], example['messages'][2], example['tools'])"
     )
@@ -39,8 +40,8 @@ def test_messages_come_back_ready_for_a_chat_template(tmp_path: Path) -> None:
 
 
 def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
-    from train.examples import read
+    from trajkit.examples import read
 
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match="not written by"):
+    with pytest.raises(BadData, match="not written by"):
         next(read(tmp_path / "other.parquet"))

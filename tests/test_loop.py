@@ -70,8 +70,8 @@ def test_what_was_sampled_is_what_is_trained_on(done: Path) -> None:
     """The policy's own actions come with their token ids, and the masks take all of them."""
     from transformers import AutoTokenizer
 
-    from train.examples import read as examples
-    from train.masks import Masks
+    from trajkit.examples import read as examples
+    from trajkit.masks import Masks
 
     tokenizer = AutoTokenizer.from_pretrained(done / "theta-1/model")
     masks = Masks(tokenizer)

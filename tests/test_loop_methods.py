@@ -14,11 +14,11 @@ pytest.importorskip("transformers", reason="needs transformers: make setup-train
 from safetensors.torch import load_file
 from test_loop import counted, small
 
-from train.examples import kind, read
 from train.loop import MANIFEST, loop
 from train.results import results
 from trajkit.engine import Runs
 from trajkit.errors import UsageError
+from trajkit.examples import kind, read
 
 PAIRS = (
     "explore.env_args.train_tasks=14", "train.steps=10", "clone_train.steps=60",

@@ -21,8 +21,8 @@ pytest.importorskip("transformers", reason="masks need the extra train")
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from train.masks import Masks, Row
 from trajkit.errors import BadData, UsageError
+from trajkit.masks import Masks, Row
 from trajkit.policies.turns import Turns
 
 FOLDER = Path(__file__).parent / "chat_templates"

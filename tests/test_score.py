@@ -15,11 +15,11 @@ transformers = pytest.importorskip("transformers", reason="needs transformers: m
 
 from envs.webshop import TinyExpert, TinyShop  # noqa: E402
 from train import scratch, trainer  # noqa: E402
-from train.examples import kind, read  # noqa: E402
 from train.score import name_of, score  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
 from trajkit.engine import Runs  # noqa: E402
 from trajkit.errors import UsageError  # noqa: E402
+from trajkit.examples import kind, read  # noqa: E402
 from trajkit.explore import Settings, explore  # noqa: E402
 from trajkit.plan import missing  # noqa: E402
 from trajkit.select import select  # noqa: E402

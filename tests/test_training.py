@@ -25,11 +25,11 @@ transformers = pytest.importorskip("transformers", reason="needs transformers: m
 
 from train import scratch, trainer  # noqa: E402
 from train.attention import NAME as PACKED  # noqa: E402
-from train.masks import Row  # noqa: E402
 from train.objectives import nll_sum  # noqa: E402
 from train.packing import order, pack, steps_of  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
 from trajkit.errors import BadData, TrajkitError, UsageError  # noqa: E402
+from trajkit.masks import Row  # noqa: E402
 from trajkit.records import record  # noqa: E402
 from trajkit.select import select  # noqa: E402
 from trajkit.store import RunWriter  # noqa: E402
@@ -259,19 +259,19 @@ def test_bad_input_is_refused_by_name(data: Path, model: Path, tmp_path: Path) -
     select(tmp_path / "runs", empty, "eef")
     with pytest.raises(BadData, match="no row to train on"):
         trainer.train(empty, model, tmp_path / "a", SMALL)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="there is no such file"):
         trainer.train(tmp_path / "none.parquet", model, tmp_path / "b", SMALL)
     other = tmp_path / "other.parquet"
     other.write_bytes(b"no parquet at all")
-    with pytest.raises(UsageError, match=r"other\.parquet"):
+    with pytest.raises(BadData, match=r"other\.parquet: no whole Parquet"):
         trainer.train(other, model, tmp_path / "c", SMALL)
     odd = pa.table({"example_id": ["e"]})
     pq.write_table(odd.replace_schema_metadata({"trajkit.method": "mine"}), tmp_path / "odd.parquet")
-    with pytest.raises(UsageError, match="it has no column messages, tools"):
+    with pytest.raises(BadData, match="it has no column messages, tools"):
         trainer.train(tmp_path / "odd.parquet", model, tmp_path / "d", SMALL)
     told = {"trajkit.method": "mine", "trajkit.kind": "opinions"}
     pq.write_table(odd.replace_schema_metadata(told), tmp_path / "odd.parquet")
-    with pytest.raises(UsageError, match="it holds 'opinions', and training knows examples, pairs, values"):
+    with pytest.raises(BadData, match="it holds 'opinions'; known are examples, pairs, values"):
         trainer.train(tmp_path / "odd.parquet", model, tmp_path / "d", SMALL)
     bare = tmp_path / "bare"
     shutil.copytree(model, bare)

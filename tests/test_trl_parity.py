@@ -24,11 +24,11 @@ transformers = pytest.importorskip("transformers", reason="needs transformers: m
 import test_dpo  # noqa: E402
 
 from train import scratch, trainer  # noqa: E402
-from train.examples import read  # noqa: E402
-from train.masks import Masks  # noqa: E402
 from train.objectives import Pairs  # noqa: E402
 from train.packing import order  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
+from trajkit.examples import read  # noqa: E402
+from trajkit.masks import Masks  # noqa: E402
 from trajkit.records import record  # noqa: E402
 from trajkit.select import select  # noqa: E402
 from trajkit.store import RunWriter  # noqa: E402

@@ -36,12 +36,12 @@ from typing import Any
 
 import click
 
-from train.examples import kind
 from train.files import write_whole
 from train.settings import Settings, Train, load
 from trajkit.engine import Runs
 from trajkit.env import key_values, load_env, load_policy
 from trajkit.errors import TrajkitError, UsageError
+from trajkit.examples import kind
 from trajkit.explore import Settings as Rollouts
 from trajkit.explore import explore
 from trajkit.policies import AsyncPolicy, Sampling, Suffixed

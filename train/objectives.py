@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from train.backends import Backend, autocast, unsloth_loss, unsloth_nll
-from train.examples import Message, kind, read
 from train.files import write_whole
-from train.masks import Masks, Row
 from train.packing import Pack, pack
 from train.settings import Train
 from trajkit.errors import BadData, UsageError
+from trajkit.examples import Message, kind, read
+from trajkit.masks import Masks, Row
 from trajkit.progress import bar
 from trajkit.terminal import clean
 
@@ -52,23 +52,20 @@ class Objective(Protocol):
 def objective(data: Path, tokenizer: Any, settings: Train, backend: Backend) -> tuple[Objective, int]:
     """The objective for a file, by its kind, and the id of the token that ends an answer.
 
-    Raises UsageError for a file that cannot be read, BadData for one that cannot be trained on.
+    Raises UsageError where there is no such file, BadData for one that cannot be trained on.
     """
     made: Objective
-    try:
-        what = kind(data)
-        if what == "pairs" and settings.on_long == "split":
-            raise UsageError("train.on_long=split: pairs cannot be cut. Take error or drop, or raise train.context.")
-        on_long = "drop" if what == "pairs" else settings.on_long  # Pairs sees to it that no half of one is left
-        masks = Masks(tokenizer, context=settings.context, on_long=on_long, per_step=settings.per_step)
-        if what == "pairs":
-            made = Pairs(read(data), masks, settings, backend)
-        elif what == "values":
-            made = Values(read(data), masks)
-        else:
-            made = Examples(read(data), masks, backend)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--data: {error}.") from error
+    what = kind(data)
+    if what == "pairs" and settings.on_long == "split":
+        raise UsageError("train.on_long=split: pairs cannot be cut. Take error or drop, or raise train.context.")
+    on_long = "drop" if what == "pairs" else settings.on_long  # Pairs sees to it that no half of one is left
+    masks = Masks(tokenizer, context=settings.context, on_long=on_long, per_step=settings.per_step)
+    if what == "pairs":
+        made = Pairs(read(data), masks, settings, backend)
+    elif what == "values":
+        made = Values(read(data), masks)
+    else:
+        made = Examples(read(data), masks, backend)
     if not made.groups:
         counted = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in made.counts.items() if n)
         raise BadData(f"{data}: it holds no row to train on ({counted}). `trajkit select` says what it left out.")

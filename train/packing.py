@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from train.masks import Row
+from trajkit.masks import Row
 
 
 @dataclass(frozen=True)

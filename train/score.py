@@ -22,14 +22,14 @@ import click
 import torch
 
 from train.backends import autocast, load
-from train.examples import chat
-from train.masks import Masks
 from train.objectives import Values, predictions
 from train.packing import pack
 from train.settings import Train
 from trajkit.engine import Runs
 from trajkit.env import key_values
 from trajkit.errors import BadData, UsageError
+from trajkit.examples import chat
+from trajkit.masks import Masks
 from trajkit.plan import missing
 from trajkit.progress import bar
 from trajkit.records import record
@@ -135,7 +135,7 @@ def _recorded(runs: Runs, ids: Sequence[str]) -> tuple[dict[str, dict[str, Any]]
 def _asked(
     trajectory_id: str, about: Mapping[str, Any], path: Sequence[Mapping[str, Any]], steps: Sequence[int]
 ) -> dict[str, Any]:
-    """An example with values, as train.examples.read yields them, whose value is the step behind the action."""
+    """An example with values, as trajkit.examples.read yields them, whose value is the step behind the action."""
     messages = []
     for row in path:
         if row["step"] >= max(steps):

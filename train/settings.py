@@ -153,7 +153,7 @@ class Settings:
         return ("initial", *dict.fromkeys(further))
 
     def training(self, k: int, kind: str = "examples") -> Train:
-        """The settings of the k-th training, 0 being behaviour cloning, on data of a kind (`train.examples.kind`)."""
+        """The settings of the k-th training, 0 being behaviour cloning, on data of a kind (`trajkit.examples.kind`)."""
         if kind == "pairs":
             return replace(self.train, **self.pair_train)
         return replace(self.train, **self.clone_train) if k == 0 else self.train

@@ -25,14 +25,14 @@ import click
 import torch
 
 from train.backends import Lora, autocast, default_backend, load, model_digest, save
-from train.examples import fingerprint, kind
 from train.files import write_whole
-from train.masks import Row
 from train.objectives import Pairs, objective
 from train.packing import order, pack, steps_of
 from train.settings import Train
 from train.settings import load as load_settings
 from trajkit.errors import TrajkitError, UsageError
+from trajkit.examples import fingerprint, kind
+from trajkit.masks import Row
 from trajkit.progress import bar
 from trajkit.terminal import clean
 
@@ -49,7 +49,7 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     number any more or nothing can be written; the last good checkpoint then stays.
     """
     made = out / "model"
-    digest, what = _look(data)
+    what, digest = kind(data), fingerprint(data)
     told = {"data": digest, "model": model_digest(model_folder), "settings": asdict(settings)}
     _check_same(out, told)
     if made.is_dir():
@@ -126,16 +126,6 @@ def learning_rate(step: int, warmup: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def _look(data: Path) -> tuple[str, str]:
-    """The digest of the file, and its kind."""
-    try:
-        return fingerprint(data), kind(data)
-    except OSError as error:
-        raise UsageError(f"--data {data}: it cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UsageError(f"--data: {error}.") from error
 
 
 # --- what is shown -------------------------------------------------------------------------------
@@ -286,7 +276,7 @@ def _check_same(out: Path, told: dict[str, Any]) -> None:
 def command(data: Path, model: Path, out: Path, config: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     """Train a model on selected examples, on pairs of them, or on step rewards."""
     settings = load_settings(config, overrides)
-    click.echo(train(data, model, out, settings.training(1, _look(data)[1])))
+    click.echo(train(data, model, out, settings.training(1, kind(data))))
 
 
 if __name__ == "__main__":

@@ -24,25 +24,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, cast
 
 from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.examples import KINDS, Selected, selected
 from trajkit.exporters._rows import Row, Unfit, row
 from trajkit.progress import bar
 from trajkit.rules import did_you_mean
 from trajkit.terminal import clean
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-# The columns of each kind of file that an export needs.
-COLUMNS = {
-    "pairs": ("pair_id", "tools", "prompt", "chosen", "rejected"),
-    "examples": ("example_id", "tools", "messages"),
-}
 TAKES = {"pairs": "pair", "examples": "example"}  # a kind of file, and the format's function for its rows
-BATCH_ROWS = 128
 # They are in no way special in JSON, but some readers take them for the end of a line.
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
@@ -106,30 +97,25 @@ def export(source: str | os.PathLike[str], out: str | os.PathLike[str], to: str)
     source, out = Path(source), Path(out)
     format = load(to)
     _check_paths(source, out)
-    with _opened(source) as file:
-        kind, method = _kind(source, file)
-        turn = getattr(format, TAKES.get(kind, ""), None)
-        if turn is None:
-            takes = [kind for kind, name in TAKES.items() if hasattr(format, name)]
-            raise UsageError(
-                f"{source}: it holds {kind} (method {clean(method)}), and --to {to} exports {' or '.join(takes)}. "
-                f"`trajkit select --method` makes {takes[0]} with another method (docs/exporting.md)."
-            )
-        if missing := sorted(set(COLUMNS[kind]) - set(file.schema_arrow.names)):
-            raise BadData(f"{source}: it has no column {', '.join(missing)}, which a file of {kind} has.")
-        summary = Summary(kind, method, format.TRAINER)
-        _write(out, _lines(source, file, kind, turn, summary), summary)
+    file = selected(source)
+    turn = getattr(format, TAKES.get(file.kind, ""), None)
+    if turn is None:
+        takes = [kind for kind, name in TAKES.items() if hasattr(format, name)]
+        raise UsageError(
+            f"{source}: it holds {file.kind} (method {clean(file.method)}), and --to {to} exports "
+            f"{' or '.join(takes)}. `trajkit select --method` makes {takes[0]} with another method (docs/exporting.md)."
+        )
+    summary = Summary(file.kind, file.method, format.TRAINER)
+    _write(out, _lines(file, turn, summary), summary)
     if hasattr(format, "beside"):
         summary.beside = format.beside(out)
     return summary
 
 
 def _check_paths(source: Path, out: Path) -> None:
-    if not source.is_file():
-        raise UsageError(f"{source}: there is no such file. `trajkit select --out {source}` writes one.")
     if out.is_dir():
         raise UsageError(f"--out {out}: that is a folder; name a file, for instance {out / 'pairs.jsonl'}.")
-    if out.exists() and out.samefile(source):
+    if out.exists() and source.exists() and out.samefile(source):
         raise UsageError(f"--out {out}: that is the file that is read. Name another one, for instance pairs.jsonl.")
     if out.suffix not in (".jsonl", ".json"):
         raise UsageError(f"--out {out}: trainers tell the format by the name; end it in .jsonl.")
@@ -137,48 +123,19 @@ def _check_paths(source: Path, out: Path) -> None:
         raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it first (mkdir -p {out.parent}).")
 
 
-def _opened(source: Path) -> pq.ParquetFile:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(source)
-    except (OSError, pa.ArrowException) as error:
-        raise BadData(f"{source}: no whole Parquet file ({error}). `trajkit select` writes one again.") from error
-
-
-def _kind(source: Path, file: pq.ParquetFile) -> tuple[str, str]:
-    """What the file holds (examples, pairs or values) and the method that chose it."""
-    footer = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
-    if "trajkit.method" not in footer:
-        raise BadData(
-            f"{source}: `trajkit select` has not written it (no trajkit.method in its footer). Export what it writes."
-        )
-    return footer.get("trajkit.kind", "examples"), footer["trajkit.method"]
-
-
-def _rows(source: Path, file: pq.ParquetFile, kind: str) -> Iterator[Row]:
-    """The file's rows, a row group in memory at a time."""
-    import pyarrow as pa
-
-    for number in range(file.num_row_groups):
+def _rows(file: Selected) -> Iterator[Row]:
+    """The file's rows as the formats get them."""
+    needed = KINDS[file.kind]
+    for values in file.rows(needed):
         try:
-            group: pa.Table = file.read_row_group(number, columns=list(COLUMNS[kind]))
-        except (OSError, pa.ArrowException) as error:
-            raise BadData(f"{source}: row group {number} cannot be read ({error}); the file is damaged.") from error
-        for batch in group.to_batches(max_chunksize=BATCH_ROWS):  # as Python's objects they are many times larger
-            for values in batch.to_pylist():
-                try:
-                    yield row(values)
-                except ValueError as error:
-                    name = values[COLUMNS[kind][0]]
-                    raise BadData(f"{source}: {kind.removesuffix('s')} {clean(str(name))}: {error}") from error
+            yield row(values)
+        except ValueError as error:
+            name = clean(str(values[needed[0]]))
+            raise BadData(f"{file.path}: {file.kind.removesuffix('s')} {name}: {error}") from error
 
 
-def _lines(
-    source: Path, file: pq.ParquetFile, kind: str, turn: Callable[[Row, Note], Row], summary: Summary
-) -> Iterator[bytes]:
-    for given in _rows(source, file, kind):
+def _lines(file: Selected, turn: Callable[[Row, Note], Row], summary: Summary) -> Iterator[bytes]:
+    for given in _rows(file):
         summary.read += 1
         notes: list[str] = []
         try:

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from train.examples import Message
 from trajkit.errors import BadData, UsageError
+from trajkit.examples import Message
 from trajkit.terminal import clean
 
 ON_LONG = ("error", "drop", "split")
@@ -110,7 +110,7 @@ class Masks:
         self._text = _Text(tokenizer, self._stop)
 
     def rows(self, examples: Iterable[dict[str, Any]]) -> Iterator[Row]:
-        """The rows of examples (as train.examples.read yields them), in order.
+        """The rows of examples (as trajkit.examples.read yields them), in order.
 
         Raises BadData, naming the example: no trained message; a trained message that is not the assistant's; a
         conversation that the template refuses, rewrites or leaves words of out; a row too long with on_long "error".
