@@ -252,7 +252,8 @@ set = [{common}]
 
 def test_a_study_runs_its_arms_and_shares_what_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
-    path.write_text(STUDY.format(common=", ".join(json.dumps(change) for change in SMALL)))
+    tiny = [*SMALL, "explore.env_args.train_tasks=10", "explore.env_args.test_tasks=4", "train.steps=10"]
+    path.write_text(STUDY.format(common=", ".join(json.dumps(change) for change in tiny)))
     runs = run(read(path), tmp_path / "out", jobs=2)
     assert {name: len(found) for name, found in runs.items()} == {"clone": 2, "RFT": 2, "all": 2}
     for seed in (0, 1):

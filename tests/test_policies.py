@@ -109,6 +109,16 @@ def expert_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
+@pytest.fixture(scope="module")
+def calm(expert_runs: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs when nothing goes wrong."""
+    folder = tmp_path_factory.mktemp("calm")
+    served = Served(tokenizer, folder)
+    serve_policy(copy(expert_runs, folder / "runs"), policy(served, tokenizer))
+    served.kill()
+    return folder / "runs"
+
+
 @pytest.fixture
 def runs(expert_runs: Path, tmp_path: Path) -> Path:
     return copy(expert_runs, tmp_path / "runs")
@@ -242,11 +252,10 @@ def test_a_limit_on_tokens_ends_a_rollout(serve: Callable[..., Served], tokenize
 
 
 def test_a_server_that_fails_costs_nothing_but_time(
-    serve: Callable[..., Served], tokenizer: Path, runs: Path, expert_runs: Path, tmp_path: Path
+    serve: Callable[..., Served], tokenizer: Path, runs: Path, calm: Path
 ) -> None:
     served = serve()
-    calm = copy(expert_runs, tmp_path / "calm")
-    total = serve_policy(calm, policy(served, tokenizer))["rollouts"]
+    total = len(policy_ids(calm))
     counts = serve_policy(runs, _after(served, tokenizer, FAULTS, retries=12))
     assert (counts["rollouts"], counts["error"]) == (total, 0)
     assert ids(runs) == ids(calm)
@@ -287,11 +296,10 @@ def test_what_always_fails_is_an_error_without_outcome_and_the_next_run_does_it(
 
 
 def test_a_server_that_dies_leaves_what_is_done_and_the_next_run_does_the_rest(
-    serve: Callable[..., Served], tokenizer: Path, runs: Path, expert_runs: Path, tmp_path: Path
+    serve: Callable[..., Served], tokenizer: Path, runs: Path, calm: Path
 ) -> None:
     served = serve("--latency", "0.01")
-    calm = copy(expert_runs, tmp_path / "calm")
-    total = serve_policy(calm, policy(served, tokenizer))["rollouts"]
+    total = len(policy_ids(calm))
     who, before = policy(served, tokenizer, retries=2), served.stats()["requests"]
 
     def kill_soon() -> None:
@@ -466,11 +474,10 @@ def children(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="counts processes in /proc")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_or_killed_and_run_again(
-    serve: Callable[..., Served], tokenizer: Path, runs: Path, expert_runs: Path, tmp_path: Path, how: signal.Signals
+    serve: Callable[..., Served], tokenizer: Path, runs: Path, calm: Path, how: signal.Signals
 ) -> None:
     served = serve()
-    calm = copy(expert_runs, tmp_path / "calm")
-    total = serve_policy(calm, policy(served, tokenizer))["rollouts"]
+    total = len(policy_ids(calm))
     served.faults(latency=0.15)
     given = [
         f"--policy={served.url}",
