@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import trajkit
 
-from trajkit.exporters import Summary, export, formats
+from trajkit.exporters import Summary, export
 
+FORMATS = ["axolotl", "llamafactory", "ms-swift", "trl"]  # those of pairs; the rest is in test_export_examples.py
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOCUMENT = CHECKOUT / "docs/exporting.md"
 Row = dict[str, Any]
@@ -212,7 +213,7 @@ def some_pairs(draw: st.DrawFn) -> Row:
     return pair(prompt, *sides, tools=TOOLS if tools else None)
 
 
-@given(given=st.lists(some_pairs(), min_size=1, max_size=5), to=st.sampled_from(formats()))
+@given(given=st.lists(some_pairs(), min_size=1, max_size=5), to=st.sampled_from(FORMATS))
 def test_a_pair_is_the_same_when_read_back_or_left_out(
     given: list[Row], to: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -236,12 +237,11 @@ def test_a_pair_is_the_same_when_read_back_or_left_out(
 def test_formats_hold_what_they_say(tmp_path: Path) -> None:
     every = (STEP, WHOLE, STEP_CALL, WHOLE_CALLS, THINKING)
     kept = {}
-    for to in formats():
+    for to in FORMATS:
         found, summary = exported(tmp_path, to, *every)
         texts = [expected(row) for row in every]
         kept[to] = ([texts.index(rebuilt(to, line)) for line in found], dict(summary.notes))
     assert [numbers for numbers, _ in kept.values()] == [[0, 4], [0, 2, 4], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
-    assert list(kept) == ["axolotl", "llamafactory", "ms-swift", "trl"]
     assert kept["trl"][1] == {
         "DPOTrainer takes no masks: what the environment says between a side's actions gets loss, too": 2
     }
@@ -302,7 +302,7 @@ def test_what_a_format_cannot_hold_is_left_out(tmp_path: Path, to: str, given: R
 
 def test_a_line_is_a_line(tmp_path: Path) -> None:
     """Also for readers that end a line where Python's str.splitlines does."""
-    for to in formats():
+    for to in FORMATS:
         export(write(tmp_path / "pairs.parquet", STEP, WHOLE, STEP_CALL), tmp_path / "o.jsonl", to)
         text = (tmp_path / "o.jsonl").read_bytes().decode()
         assert len(text.splitlines()) == text.count("\n") == len(lines(tmp_path / "o.jsonl"))
@@ -335,14 +335,23 @@ def test_wrong_calls(tmp_path: Path) -> None:
     none = write(tmp_path / "none.parquet")
     for args, code, told in (
         ((source, "--to", "llamafactroy", "--out", out), 2, "did you mean llamafactory?"),
-        ((source, "--to", "_rows", "--out", out), 2, "Formats: axolotl, llamafactory, ms-swift, trl."),
+        (
+            (source, "--to", "_rows", "--out", out),
+            2,
+            "Formats: axolotl, datasets, llamafactory, ms-swift, openai, slime, trl, unsloth, verl.",
+        ),
         ((source, "--to", "trl", "--out", tmp_path), 2, "that is a folder"),
         ((source, "--to", "trl", "--out", tmp_path / "no/o.jsonl"), 2, "mkdir -p"),
         ((source, "--to", "trl", "--out", source), 2, "the file that is read"),
         ((source, "--to", "trl", "--out", tmp_path / "o.txt"), 2, ".jsonl"),
         ((tmp_path / "nope.parquet", "--to", "trl", "--out", out), 2, "there is no such file"),
         ((source, "--out", out), 2, "--to"),
-        ((examples, "--to", "trl", "--out", out), 2, "it holds examples (method eef), and --to trl exports pairs"),
+        ((examples, "--to", "trl", "--out", out), 3, "no column example_id, messages"),
+        ((source, "--to", "openai", "--out", out), 2, "it holds pairs (method eto), and --to openai exports examples"),
+        ((source, "--to", "llamafactory", "--out", tmp_path / "dataset_info.json"), 2, "LLaMA-Factory looks its"),
+        ((source, "--to", "trl", "--out", out, "--per-step"), 2, "--per-step: with --tokenizer"),
+        ((source, "--to", "llamafactory", "--out", out, "--per-step"), 2, "for examples"),
+        ((source, "--to", "trl", "--out", out, "--license", "mit"), 2, "--to datasets has"),
         ((values, "--to", "trl", "--out", out), 2, "it holds values"),
         ((foreign, "--to", "trl", "--out", out), 3, "no trajkit.method in its footer"),
         ((torn, "--to", "trl", "--out", out), 3, "no whole Parquet file"),
@@ -388,7 +397,7 @@ def test_commands_of_the_document_run(tmp_path: Path, monkeypatch: pytest.Monkey
     write(Path("pairs.parquet"), STEP)
     (tmp_path / "data").mkdir()
     commands = re.findall(r"^trajkit (export pairs.parquet .*)$", DOCUMENT.read_text(), re.MULTILINE)
-    assert {words.split()[3] for words in commands} == set(formats())
+    assert {words.split()[3] for words in commands} == {*FORMATS, "datasets"}
     for words in commands:
         done = trajkit(*words.split())
         assert done.code == 0, done.err
@@ -397,8 +406,7 @@ def test_commands_of_the_document_run(tmp_path: Path, monkeypatch: pytest.Monkey
 # --- The trainers themselves ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Tiny Llamas whose tokenizers and chat templates are like Qwen's, by its version."""
     transformers = pytest.importorskip("transformers", reason="needs transformers: make setup-train")
     torch = pytest.importorskip("torch", reason="needs torch: make setup-train")
@@ -419,6 +427,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return folder
 
     return model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    return tiny_models(tmp_path_factory)
 
 
 def chat(given: Row, side: str) -> list[Row]:
@@ -463,7 +476,15 @@ LOADED = {
 }
 
 
-TITLES = {"trl": "TRL", "axolotl": "Axolotl", "llamafactory": "LLaMA-Factory", "ms-swift": "ms-swift"}
+TITLES = {"trl": "TRL", "unsloth": "Unsloth", "axolotl": "Axolotl", "llamafactory": "LLaMA-Factory", "openai": "OpenAI"}
+
+
+def settings_of(trainer: str, part: str) -> list[str]:
+    """The document's blocks of code under the trainer's name, in the part about examples or pairs."""
+    title = TITLES.get(trainer, trainer)
+    [section] = re.findall(rf"^## {title}$(.*?)^## ", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    [text] = re.findall(rf"^### {part}$(.*?)(?:^### |\Z)", section, re.MULTILINE | re.DOTALL)
+    return re.findall(r"```(?:python|yaml|sh)\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.mark.slow
@@ -479,8 +500,7 @@ def test_the_trainer_reads_our_conversations(tmp_path: Path, models: Callable[[s
         pytest.skip(str(error))
     out = tmp_path / "dpo.jsonl"
     export(write(tmp_path / "pairs.parquet", *given), out, to)
-    [section] = re.findall(rf"^## {TITLES[trainer]}$(.*?)^## ", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
-    settings = re.findall(r"```(?:python|yaml|sh)\n(.*?)```", section, re.DOTALL)
+    settings = settings_of(trainer, "Pairs")
     read = other_trainers.load(trainer, out, models(family), settings[-1 if "passthrough" in name else 0])
     assert len(read) == len(given)
     tokenizer = AutoTokenizer.from_pretrained(models(family))

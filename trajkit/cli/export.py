@@ -4,23 +4,69 @@ from __future__ import annotations
 
 import click
 
+from trajkit.cli import completing, json_option, print_json
+
+
+def _formats() -> list[str]:
+    from trajkit.exporters import formats
+
+    return formats()
+
 
 @click.command(no_args_is_help=True)
-@click.argument("source", metavar="PAIRS", type=click.Path())
-@click.option("--to", required=True, metavar="FORMAT", help="trl, llamafactory, axolotl or ms-swift.")
-@click.option("--out", required=True, type=click.Path(), metavar="FILE", help="The file to write, a .jsonl.")
-def command(source: str, to: str, out: str) -> None:
+@click.argument("source", metavar="SELECTED", type=click.Path())
+@click.option(
+    "--to",
+    required=True,
+    metavar="FORMAT",
+    shell_complete=completing(_formats),
+    help="trl, unsloth, axolotl, llamafactory, ms-swift, openai, verl, slime or datasets.",
+)
+@click.option("--out", required=True, type=click.Path(), metavar="FILE", help="The file to write (datasets: a folder).")
+@click.option(
+    "--tokenizer",
+    type=click.Path(),
+    metavar="FOLDER",
+    help="The model's folder: write token ids and their loss mask, exactly what train/ trains on (trl, unsloth, verl).",
+)
+@click.option(
+    "--max-length", type=click.IntRange(min=2), metavar="N", help="The most token ids of a row.  [default: 4096]"
+)
+@click.option(
+    "--on-long",
+    type=click.Choice(["error", "drop", "split"]),
+    help="What becomes of a longer row: an error, left out, or cut between messages.  [default: error]",
+)
+@click.option("--per-step", is_flag=True, help="One row per trained action (with --tokenizer, or to llamafactory).")
+@click.option("--license", metavar="ID", help="The data's licence, for datasets' card.  [default: unknown]")
+@json_option()
+def command(
+    source: str,
+    to: str,
+    out: str,
+    tokenizer: str | None,
+    max_length: int | None,
+    on_long: str | None,
+    per_step: bool,
+    license: str | None,
+    as_json: bool,
+) -> None:
     """Write what select chose as a file that another trainer loads.
 
     \b
+    trajkit export sft.parquet --to axolotl --out sft.jsonl
+    trajkit export sft.parquet --to trl --tokenizer path/to/model --out tokens.parquet
+    trajkit export sft.parquet --to datasets --out my-dataset --license mit
     trajkit export pairs.parquet --to trl --out dpo.jsonl
-    trajkit export pairs.parquet --to llamafactory --out data/dpo.jsonl
 
-    PAIRS is a Parquet file that `trajkit select` wrote with a method of pairs. What a format cannot
-    hold is left out and counted on stderr, with the reason and the way out.
+    SELECTED is a Parquet file that `trajkit select` wrote. What a format cannot hold is left out and
+    counted on stderr, with the reason and the way out.
     """
-    from trajkit.exporters import export
+    from trajkit.exporters import Options, export
 
-    summary = export(source, out, to)
+    summary = export(source, out, to, Options(tokenizer, max_length, on_long, per_step, license))
+    if as_json:
+        print_json(vars(summary) | {"out": out})
+        return
     click.echo(summary.text(), err=True)
     click.echo(f"wrote {out}", err=True)

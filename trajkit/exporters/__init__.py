@@ -3,39 +3,46 @@
 A format is one file in this folder, found by its name (`ms_swift.py` is the format `ms-swift`). It has
 
     TRAINER                    the trainer's name, for messages
-    pair(pair, note) -> dict   a pair as a line of the format's file, or Unfit with the reason and the way out;
+    pair(pair, note) -> dict   a pair as a row of the format's file, or Unfit with the reason and the way out;
                                `note` is called with what the trainer will do otherwise, or what it does not get
-    example(example, note)     the same for an example; a format has one of the two or both
-    beside(out) -> str | None  writes what the trainer needs beside the file; what to tell the user; may be left out
+    example(example, note)     the same for an example
+    action(example, note)      the same for the examples of --per-step, of which the last message alone is trained on
+    tokens(row) -> dict        a row of token ids (trajkit.masks.Row) of --tokenizer
+
+of which it may leave out what it does not take, and, where they are needed,
+
+    FILES                      what the file's name may end in, .jsonl or .json unless said; the first is for messages
+    INFO                       a name that the file must not have
+    schema() -> pa.Schema      the columns of a Parquet file of examples
+    beside(out, made) -> str   writes what the trainer needs beside the file; what to tell the user, or None; `made` is
+                               the function that made the rows (pair, example, action, tokens)
 
 and its docstring's first line is its description. The driver below does the rest: reading, counting what is left
-out, writing the file whole or not at all.
+out, writing the file whole or not at all. The format `datasets` has instead
+
+    folder(file, out, license, summary)   writes a folder
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, Protocol, cast
 
-from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.errors import BadData, UsageError
 from trajkit.examples import KINDS, Selected, selected
-from trajkit.exporters._rows import Row, Unfit, row
-from trajkit.progress import bar
+from trajkit.exporters import _files
+from trajkit.exporters._rows import Row, Unfit, actions, check_text, row
 from trajkit.rules import did_you_mean
 from trajkit.terminal import clean
 
 TAKES = {"pairs": "pair", "examples": "example"}  # a kind of file, and the format's function for its rows
-# They are in no way special in JSON, but some readers take them for the end of a line.
-_LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 Note = Callable[[str], None]
 
@@ -46,12 +53,30 @@ class Format(Protocol):
     TRAINER: str
 
 
+@dataclass(frozen=True)
+class Options:
+    """What `export` may be told beyond the format.
+
+    tokenizer: the folder of the model whose tokenizer and chat template make token ids; None: messages.
+    max_length, on_long, per_step: as trajkit.masks.Masks has them (context, on_long, per_step); None: its own.
+    license: of the data, by Hugging Face's names; None: unknown.
+    """
+
+    tokenizer: str | None = None
+    max_length: int | None = None
+    on_long: str | None = None
+    per_step: bool = False
+    license: str | None = None
+
+
 @dataclass
 class Summary:
     """What an export wrote and left out.
 
-    `left_out` counts rows by reason (with the way out); `notes` counts the written rows by what the trainer does
-    otherwise with them than ours, or does not get of them. `beside` is what was said of further files, or None.
+    `read` counts rows of the file that was read, `written` those of them that were written and `rows` the rows that
+    they became. `left_out` counts rows by reason (with the way out); `notes` counts the written ones by what the
+    trainer does otherwise with them than ours, or does not get of them. `beside` is what was said of further files, or
+    None. `tokens` and `trained_tokens` are counted where token ids are written, else None.
     """
 
     kind: str
@@ -59,17 +84,31 @@ class Summary:
     trainer: str
     read: int = 0
     written: int = 0
+    rows: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     beside: str | None = None
+    tokens: int | None = None
+    trained_tokens: int | None = None
 
     def text(self) -> str:
         """The summary as people read it."""
-        lines = [f"{self.read:,} {self.kind} of {clean(self.method)}, {self.written:,} written for {self.trainer}"]
+        became = "" if self.rows == self.written else f" as {self.rows:,} rows"
+        lines = [
+            f"{self.read:,} {self.kind} of {clean(self.method)}, {self.written:,} written{became} for {self.trainer}"
+        ]
+        if self.tokens is not None:
+            lines.append(f"{self.tokens:,} tokens, {self.trained_tokens:,} of them trained on")
         for title, counted in (("left out", self.left_out), ("written, but mind", self.notes)):
             if counted:
                 lines += [title, *(f"  {n:>9,}   {clean(text)}" for text, n in counted.most_common())]
         return "\n".join([*lines, *([self.beside] if self.beside else [])])
+
+    def nothing(self) -> BadData:
+        """The error for an export that would write no row."""
+        reasons = [f"  {n:>9,}   {clean(text)}" for text, n in self.left_out.most_common()]
+        none = f"nothing to export: of {self.read:,} {self.kind} none can be held by {self.trainer}'s format"
+        return BadData("\n".join([none if self.read else f"the file holds no {self.kind}", *reasons]))
 
 
 @cache
@@ -87,43 +126,116 @@ def load(name: str) -> Format:
     return cast(Format, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
 
 
-def export(source: str | os.PathLike[str], out: str | os.PathLike[str], to: str) -> Summary:
+def export(
+    source: str | os.PathLike[str], out: str | os.PathLike[str], to: str, options: Options | None = None
+) -> Summary:
     """Write the rows of `source`, a Parquet file of `trajkit select`, to `out` as the format `to` has them.
 
-    `out` gets a line of JSON per row, in order, and appears whole or not at all. A row that the format cannot hold is
-    left out and counted. Raises UsageError for a wrong call, and BadData for a file that `select` has not written, is
-    torn, or holds no row that the format can hold; nothing is written then.
+    `out` gets a row per row, in order (with token ids, or one row per step, it may get several), and appears whole or
+    not at all. A row that the format cannot hold is left out and counted. Raises UsageError for a wrong call, and
+    BadData for a file that `select` has not written, is torn, or holds no row that the format can hold; nothing is
+    written then.
     """
-    source, out = Path(source), Path(out)
+    source, out, options = Path(source), Path(out), options or Options()
     format = load(to)
-    _check_paths(source, out)
+    _check_options(format, to, options)
+    if hasattr(format, "folder"):
+        _files.check_folder(out)
+        file = selected(source)
+        summary = Summary(file.kind, file.method, format.TRAINER)
+        format.folder(file, out, options.license, summary)
+        return summary
+    _check_file(format, source, out, options)
     file = selected(source)
-    turn = getattr(format, TAKES.get(file.kind, ""), None)
-    if turn is None:
-        takes = [kind for kind, name in TAKES.items() if hasattr(format, name)]
-        raise UsageError(
-            f"{source}: it holds {file.kind} (method {clean(file.method)}), and --to {to} exports "
-            f"{' or '.join(takes)}. `trajkit select --method` makes {takes[0]} with another method (docs/exporting.md)."
-        )
+    made = _maker(format, to, file, options)
     summary = Summary(file.kind, file.method, format.TRAINER)
-    _write(out, _lines(file, turn, summary), summary)
+    turn = getattr(format, made)
+    if made == "tokens":
+        from trajkit.exporters import _tokens
+
+        rows = _tokens.rows(file, turn, options, summary)
+    else:
+        rows = _turned(file, turn, made == "action", summary)
+    schema = format.schema() if made == "example" and hasattr(format, "schema") else None
+    _files.write(out, rows, schema, summary)
     if hasattr(format, "beside"):
-        summary.beside = format.beside(out)
+        summary.beside = format.beside(out, made)
     return summary
 
 
-def _check_paths(source: Path, out: Path) -> None:
+def _check_options(format: Any, to: str, options: Options) -> None:
+    """Refuse options that the format makes nothing of."""
+    if options.license is not None and not hasattr(format, "folder"):
+        raise UsageError(f"--license {options.license}: {to} has no place for a licence; --to datasets has.")
+    if options.tokenizer is not None and not hasattr(format, "tokens"):
+        raise UsageError(f"--tokenizer: {to} takes messages; --to {', '.join(_having('tokens'))} take token ids.")
+    for flag, value in (("--max-length", options.max_length), ("--on-long", options.on_long)):
+        if value is not None and options.tokenizer is None:
+            raise UsageError(
+                f"{flag}: only with --tokenizer FOLDER is the length known. Set it in the trainer's config."
+            )
+    if options.per_step and options.tokenizer is None and not hasattr(format, "action"):
+        raise UsageError(
+            f"--per-step: with --tokenizer FOLDER ({', '.join(_having('tokens'))}), or with --to "
+            f"{', '.join(_having('action'))}."
+        )
+
+
+def _having(function: str) -> list[str]:
+    return [name for name in formats() if hasattr(load(name), function)]
+
+
+def _check_file(format: Any, source: Path, out: Path, options: Options) -> None:
+    files = getattr(format, "FILES", (".jsonl", ".json"))
+    if options.tokenizer is not None and ".parquet" not in files:
+        files = (".parquet", *files)
+    for_instance = f"out{files[0]}"
     if out.is_dir():
-        raise UsageError(f"--out {out}: that is a folder; name a file, for instance {out / 'pairs.jsonl'}.")
+        raise UsageError(f"--out {out}: that is a folder; name a file, for instance {out / for_instance}.")
     if out.exists() and source.exists() and out.samefile(source):
-        raise UsageError(f"--out {out}: that is the file that is read. Name another one, for instance pairs.jsonl.")
-    if out.suffix not in (".jsonl", ".json"):
-        raise UsageError(f"--out {out}: trainers tell the format by the name; end it in .jsonl.")
-    if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it first (mkdir -p {out.parent}).")
+        raise UsageError(f"--out {out}: that is the file that is read. Name another one, for instance {for_instance}.")
+    if out.suffix not in files:
+        raise UsageError(f"--out {out}: trainers tell the format by the name; end it in {' or '.join(files)}.")
+    if out.name == getattr(format, "INFO", None):
+        raise UsageError(f"--out {out}: {format.TRAINER} looks its datasets up in a file of that name. Take another.")
+    _files.check_parent(out)
 
 
-def _rows(file: Selected) -> Iterator[Row]:
+def _maker(format: Any, to: str, file: Selected, options: Options) -> str:
+    """The name of the format's function for the rows of this file."""
+    made = TAKES.get(file.kind, "")
+    if file.kind == "examples" and options.tokenizer is not None:
+        made = "tokens"
+    elif file.kind == "examples" and options.per_step:
+        made = "action"
+    if not hasattr(format, made):
+        takes = [kind for kind, name in TAKES.items() if hasattr(format, name)]
+        raise UsageError(
+            f"{file.path}: it holds {file.kind} (method {clean(file.method)}), and --to {to} exports "
+            f"{' or '.join(takes)}. `trajkit select --method` makes {takes[0]} with another method (docs/exporting.md)."
+        )
+    if file.kind == "pairs" and (options.tokenizer is not None or options.per_step):
+        raise UsageError(f"{file.path}: it holds pairs; --tokenizer and --per-step are for examples.")
+    return made
+
+
+def _turned(file: Selected, turn: Callable[[Row, Note], Row], per_step: bool, summary: Summary) -> Iterator[Row]:
+    """The rows of the format's file. A row of ours of which one part cannot be held is left out as a whole."""
+    for given in _read(file):
+        summary.read += 1
+        notes: list[str] = []
+        try:
+            rows = [turn(part, notes.append) for part in (actions(given) if per_step else [given])]
+            check_text(given)
+        except Unfit as error:
+            summary.left_out[str(error)] += 1
+        else:
+            summary.written += 1
+            summary.notes.update(list(dict.fromkeys(notes)))
+            yield from rows
+
+
+def _read(file: Selected) -> Iterator[Row]:
     """The file's rows as the formats get them."""
     needed = KINDS[file.kind]
     for values in file.rows(needed):
@@ -132,48 +244,3 @@ def _rows(file: Selected) -> Iterator[Row]:
         except ValueError as error:
             name = clean(str(values[needed[0]]))
             raise BadData(f"{file.path}: {file.kind.removesuffix('s')} {name}: {error}") from error
-
-
-def _lines(file: Selected, turn: Callable[[Row, Note], Row], summary: Summary) -> Iterator[bytes]:
-    for given in _rows(file):
-        summary.read += 1
-        notes: list[str] = []
-        try:
-            line = json.dumps(turn(given, notes.append), ensure_ascii=False, allow_nan=False)
-            yield line.translate(_LINE_ENDS).encode() + b"\n"
-        except Unfit as error:
-            summary.left_out[str(error)] += 1
-        except UnicodeEncodeError:
-            summary.left_out["half a surrogate pair in a tool call: that is no text, and no trainer could read it"] += 1
-        else:
-            summary.written += 1
-            summary.notes.update(set(notes))
-
-
-def _write(out: Path, lines: Iterator[bytes], summary: Summary) -> None:
-    """Write the lines under a hidden name and rename the file; with no line at all, refuse and leave nothing."""
-    hidden = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with hidden.open("wb") as file:
-            _write_lines(file, lines, summary)
-        hidden.replace(out)
-    except OSError as error:
-        raise TrajkitError(
-            f"{out}: cannot be written ({error.strerror or error}). What was there before is untouched."
-        ) from error
-    finally:
-        with suppress(OSError):
-            hidden.unlink(missing_ok=True)
-
-
-def _write_lines(file: BinaryIO, lines: Iterator[bytes], summary: Summary) -> None:
-    with bar(desc="exporting", unit=f" {summary.kind}") as shown:
-        for line in lines:
-            file.write(line)
-            shown.update()
-    if not summary.written:
-        reasons = [f"  {n:>9,}   {clean(text)}" for text, n in summary.left_out.most_common()]
-        none = f"nothing to export: of {summary.read:,} {summary.kind} none can be held by {summary.trainer}'s format"
-        raise BadData("\n".join([none if summary.read else f"the file holds no {summary.kind}", *reasons]))
-    file.flush()
-    os.fsync(file.fileno())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NoReturn
 
 Message = dict[str, Any]
 Row = dict[str, Any]
+
+# What several trainers do otherwise than train/.
+LINE_END = "{} also trains on what the chat template writes behind a trained turn's stop token (a line end)"
 
 _SIDES = ("chosen", "rejected")
 _LISTS = ("messages", "prompt", *_SIDES)
@@ -21,22 +25,53 @@ def row(values: Row) -> Row:
     """A row of the Parquet file with its JSON parsed.
 
     tools is a list, or None where there are none. A message has only the keys that it has a value for, but always
-    role, content (None only beside tool_calls) and weight. Sides of a pair end with their last action: what the
-    environment said after it is context for nothing.
-    Raises ValueError with what is wrong: JSON that is none, a side without an action.
+    role, content (None only beside tool_calls) and weight, which is 0 or 1. Examples and sides of a pair end with
+    their last trained message: what the environment said after it is context for nothing.
+    Raises ValueError with what is wrong: JSON that is none, a list without a trained message, a weight that is neither
+    0 nor 1 or not on the assistant's message.
     """
     parsed = dict(values)
     parsed["tools"] = _json(values["tools"], "tools") or None
     for name in _LISTS:
         if name in values:
             parsed[name] = [_message(message, name) for message in values[name] or []]
-    for name in _SIDES:
+            check_weights(parsed[name], name)
+    for name in ("messages", *_SIDES):
         if name in parsed:
-            actions = [at for at, message in enumerate(parsed[name]) if message["weight"]]
-            if not actions:
+            trained = [at for at, message in enumerate(parsed[name]) if message["weight"]]
+            if not trained:
                 raise ValueError(f"{name}: it has no action (every weight is 0)")
-            parsed[name] = parsed[name][: actions[-1] + 1]
+            parsed[name] = parsed[name][: trained[-1] + 1]
     return parsed
+
+
+def check_weights(messages: list[Message], name: str) -> None:
+    """Raise ValueError for a weight that another trainer could not take for on or off."""
+    for message in messages:
+        weight = message.get("weight") or 0
+        if weight not in (0, 1):
+            raise ValueError(f"{name}: a loss weight of {weight:g}; other trainers take 0 and 1 alone")
+        if weight and message["role"] != "assistant":
+            raise ValueError(f"{name}: a loss weight on a message that is not the assistant's")
+
+
+def check_text(row: Row) -> None:
+    """Raise Unfit for text that is none, which only what was JSON can hold."""
+    parsed = [row["tools"], *(one.get("tool_calls") for name in _LISTS for one in row.get(name, ()))]
+    try:
+        for value in filter(None, parsed):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Unfit("half a surrogate pair in a tool call: that is no text, and no trainer could read it") from error
+
+
+def actions(example: Row) -> Iterator[Row]:
+    """The example once for each trained message, up to it, with no other message trained on."""
+    messages = example["messages"]
+    for at, message in enumerate(messages):
+        if message["weight"]:
+            before = [one | {"weight": 0.0} for one in messages[:at]]
+            yield example | {"messages": [*before, message]}
 
 
 def calls(message: Message) -> list[dict[str, Any]]:
@@ -50,9 +85,17 @@ def calls(message: Message) -> list[dict[str, Any]]:
     return found
 
 
-def with_reasoning(pair: Row) -> bool:
-    """Whether a message of the pair has reasoning apart from its content."""
-    return any("reasoning" in message for name in ("prompt", *_SIDES) for message in pair[name])
+def with_reasoning(row: Row) -> bool:
+    """Whether a message of the pair or example has reasoning apart from its content."""
+    return any("reasoning" in message for name in _LISTS for message in row.get(name, ()))
+
+
+def text_of_tools(row: Row) -> str | None:
+    """The tool definitions as JSON; None where there are none.
+
+    As nested objects, a table of them would give every tool every other tool's keys.
+    """
+    return json.dumps(row["tools"], ensure_ascii=False) if row["tools"] else None
 
 
 def single_action(pair: Row, trainer: str, instead: str) -> None:

@@ -1,4 +1,4 @@
-"""ms-swift's RLHF format: messages and rejected_messages, whole conversations with a `loss` per assistant's message.
+"""ms-swift's formats: messages with a `loss` per assistant's message; pairs have rejected_messages beside them.
 
 https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
 A tool call is a message of its own (role tool_call, its content the JSON of name and arguments).
@@ -7,27 +7,39 @@ A tool call is a message of its own (role tool_call, its content the JSON of nam
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from trajkit.exporters import Note
-from trajkit.exporters._rows import Message, Row, Unfit, calls, with_reasoning
+from trajkit.exporters._rows import LINE_END, Message, Row, Unfit, calls, text_of_tools, with_reasoning
 
 TRAINER = "ms-swift"
 
 
 def pair(pair: Row, note: Note) -> Row:
     """Both conversations from their beginning; loss is true on the sides' actions and false on all before them."""
-    if any(message["role"] == "system" for message in pair["prompt"][1:]):
-        raise Unfit("a system message that is not the first: ms-swift takes one at the beginning")
-    if with_reasoning(pair):
-        note("ms-swift has no field for reasoning: the file is without it")
-    prompt = [turn for message in pair["prompt"] for turn in _turns(message)]
-    line: dict[str, Any] = {}
+    _check(pair, pair["prompt"], note)
+    line: Row = {}
     for prefix, side in (("", "chosen"), ("rejected_", "rejected")):
-        line[f"{prefix}messages"] = [*prompt, *(turn for message in pair[side] for turn in _turns(message))]
-        if pair["tools"]:
-            line[f"{prefix}tools"] = json.dumps(pair["tools"], ensure_ascii=False)
+        line |= _conversation(pair, pair["prompt"] + pair[side], prefix)
     return line
+
+
+def example(example: Row, note: Note) -> Row:
+    """The conversation; loss is true on what is trained on."""
+    _check(example, example["messages"], note)
+    note(LINE_END.format(TRAINER))
+    return _conversation(example, example["messages"])
+
+
+def _check(row: Row, messages: list[Message], note: Note) -> None:
+    if any(message["role"] == "system" for message in messages[1:]):
+        raise Unfit("a system message that is not the first: ms-swift takes one at the beginning")
+    if with_reasoning(row):
+        note("ms-swift has no field for reasoning: the file is without it")
+
+
+def _conversation(row: Row, messages: list[Message], prefix: str = "") -> Row:
+    line: Row = {f"{prefix}messages": [turn for message in messages for turn in _turns(message)]}
+    return line | ({f"{prefix}tools": tools} if (tools := text_of_tools(row)) else {})
 
 
 def _turns(message: Message) -> list[Message]:

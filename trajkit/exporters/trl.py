@@ -1,16 +1,18 @@
-"""TRL's conversational preference format, for DPOTrainer: prompt, chosen, rejected as lists of messages, and tools.
+"""TRL's formats: examples for SFTTrainer, as messages or as token ids, and pairs for DPOTrainer.
 
-https://huggingface.co/docs/trl/dataset_formats#preference
-tools is the definitions' JSON as text, which DPOTrainer parses: as nested objects, a table of them would give every
-tool every other tool's keys.
+https://huggingface.co/docs/trl/dataset_formats#preference, #prompt-completion
+A pair is prompt, chosen and rejected as lists of messages. An example is prompt and completion: with
+`assistant_only_loss` SFTTrainer trains on the assistant's messages of the completion alone, which therefore begins
+with the first trained one. tools is the definitions' JSON as text, which TRL parses.
 """
 
 from __future__ import annotations
 
-import json
-
 from trajkit.exporters import Note
-from trajkit.exporters._rows import Message, Row
+from trajkit.exporters._rows import Message, Row, Unfit, text_of_tools
+from trajkit.exporters._tokens import labels as tokens
+
+__all__ = ["TRAINER", "example", "message_of", "pair", "tokens"]
 
 TRAINER = "TRL"
 
@@ -19,8 +21,23 @@ def pair(pair: Row, note: Note) -> Row:
     """Everything but weights and token ids."""
     if any(len(pair[side]) > 1 for side in ("chosen", "rejected")):
         note("DPOTrainer takes no masks: what the environment says between a side's actions gets loss, too")
-    line = {name: [message_of(message) for message in pair[name]] for name in ("prompt", "chosen", "rejected")}
-    return line | ({"tools": json.dumps(pair["tools"], ensure_ascii=False)} if pair["tools"] else {})
+    return _line(pair, {name: pair[name] for name in ("prompt", "chosen", "rejected")})
+
+
+def example(example: Row, note: Note) -> Row:
+    """What is said before the first trained action, and everything from it on."""
+    messages = example["messages"]
+    first = next(at for at, message in enumerate(messages) if message["weight"])
+    if first == 0:
+        raise Unfit("a conversation that begins with a trained action: SFTTrainer needs a prompt (--tokenizer FOLDER)")
+    if any(message["role"] == "assistant" and not message["weight"] for message in messages[first:]):
+        raise Unfit(
+            "an assistant's turn to leave out between trained ones: SFTTrainer trains on all that follow the first "
+            "trained one; --tokenizer FOLDER writes token ids with the mask"
+        )
+    note("SFTTrainer must be told assistant_only_loss=True: else it trains on the environment's messages, too")
+    note("SFTTrainer's mask is the chat template's generation part, which may hold the line ends around a turn")
+    return _line(example, {"prompt": messages[:first], "completion": messages[first:]})
 
 
 def message_of(message: Message) -> Message:
@@ -30,3 +47,8 @@ def message_of(message: Message) -> Message:
     if "reasoning" in message:
         kept["reasoning_content"] = message["reasoning"]  # the name that chat templates know
     return kept
+
+
+def _line(row: Row, lists: Row) -> Row:
+    line: Row = {name: [message_of(message) for message in messages] for name, messages in lists.items()}
+    return line | ({"tools": tools} if (tools := text_of_tools(row)) else {})

@@ -1,0 +1,107 @@
+"""Examples as token ids with their loss mask: the very tokens that `train/` trains on, by trajkit.masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.examples import Selected, chat
+from trajkit.exporters._rows import Row, Unfit, check_text, row, with_reasoning
+from trajkit.terminal import clean
+
+if TYPE_CHECKING:
+    from trajkit.exporters import Options, Summary
+    from trajkit.masks import Masks
+    from trajkit.masks import Row as Masked
+
+TOO_LONG = "longer than --max-length (--on-long split cuts it into rows that fit)"
+REASONING = "reasoning is trained on only where the chat template writes it"
+NO_ROOM = "an action that with its context is longer than --max-length is in no row"
+# The settings of train/ that trajkit.masks names in its errors, and what they are called here.
+_NAMES = {
+    "--set train.on_long=": "--on-long ",
+    "--set train.per_step=true": "--per-step",
+    "train.context": "--max-length",
+}
+
+
+def labels(row: Masked) -> Row:
+    """input_ids, and labels that are -100 where no loss is."""
+    pairs = zip(row.input_ids, row.weights, strict=True)
+    return {"input_ids": row.input_ids, "labels": [token if weight else -100 for token, weight in pairs]}
+
+
+def rows(file: Selected, turn: Callable[[Masked], Row], options: Options, summary: Summary) -> Iterator[Row]:
+    """The file's examples as rows of token ids, as `turn` writes one.
+
+    An example of which nothing fits is left out and counted. Raises BadData, naming the example, where no exact mask
+    can be made of one, and UsageError for a tokenizer or a chat template that makes none at all.
+    """
+    with _our_names(file.path):
+        masks = _masks(options)
+        counts = masks.counts
+        for given, example in _read(file):
+            summary.read += 1
+            try:
+                check_text(given)
+            except Unfit as error:
+                summary.left_out[str(error)] += 1
+                continue
+            before, dropped = counts["rows"], counts["dropped_turns"]
+            yield from map(turn, masks.rows([example]))
+            if counts["rows"] > before:
+                summary.written += 1
+                if with_reasoning(example):
+                    summary.notes[REASONING] += 1
+                if counts["dropped_turns"] > dropped:
+                    summary.notes[NO_ROOM] += 1
+            else:
+                summary.left_out[TOO_LONG if masks.on_long == "drop" else NO_ROOM] += 1
+            summary.tokens, summary.trained_tokens = counts["tokens"], counts["trained_tokens"]
+
+
+def _read(file: Selected) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """The examples as the formats get them, and as trajkit.masks takes them."""
+    for values in file.rows(("example_id", "messages", "tools")):
+        try:
+            given = row(values)  # which says what is wrong with it
+        except ValueError as error:
+            raise BadData(f"example {clean(str(values['example_id']))}: {error}") from error
+        messages = [chat(message) for message in values["messages"]]
+        yield given, {"example_id": values["example_id"], "messages": messages, "tools": given["tools"]}
+
+
+def _masks(options: Options) -> Masks:
+    if not options.tokenizer or not Path(options.tokenizer).is_dir():
+        raise UsageError(f"--tokenizer {options.tokenizer}: there is no such folder. Name the folder of the model.")
+    try:
+        from transformers import AutoTokenizer
+
+        from trajkit.masks import Masks
+    except ImportError as error:
+        raise UsageError(f"--tokenizer needs transformers ({error}): pip install 'trajkit[server]'.") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, local_files_only=True)
+    except Exception as error:  # transformers raises what it pleases
+        raise UsageError(
+            f"--tokenizer {options.tokenizer}: it cannot be loaded ({clean(str(error))[:300]})."
+        ) from error
+    context = {} if options.max_length is None else {"context": options.max_length}
+    return Masks(tokenizer, on_long=options.on_long or "error", per_step=options.per_step, **context)
+
+
+@contextmanager
+def _our_names(path: Path) -> Iterator[None]:
+    """Errors of trajkit.masks with export's names for its settings, and the file's."""
+    try:
+        yield
+    except TrajkitError as error:
+        text = str(error)
+        for theirs, ours in _NAMES.items():
+            text = text.replace(theirs, ours)
+        if isinstance(error, BadData) and str(path) not in text:
+            text = f"{path}: {text}"
+        raise type(error)(text) from error
