@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.shell_completion import BashComplete
 from small_runs import pair, trajkit, write_run
 
 from trajkit import __version__
-from trajkit.cli import COMMANDS
+from trajkit.cli import COMMANDS, cli
+from trajkit.cli.completion import SHELLS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -97,3 +101,59 @@ def test_the_temporary_files_are_gone(tmp_path: Path) -> None:
         command = [sys.executable, "-c", "from trajkit.cli import main; main()", *args, "--runs", str(runs)]
         subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True)
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def complete(*words: str) -> list[str]:
+    """What bash would offer for the last word."""
+    found = BashComplete(cli, {}, "trajkit", "_TRAJKIT_COMPLETE").get_completions(list(words[:-1]), words[-1])
+    return [item.value if item.type == "plain" else f"<{item.type}>" for item in found]
+
+
+def test_shells_complete_commands_flags_and_the_rules_names() -> None:
+    assert complete("se") == ["select"]
+    assert complete("select", "--met") == ["--method"]
+    assert complete("select", "--method", "eto") == ["eto", "eto_step", "eto_mixture"]
+    assert complete("select", "--method", "./mi") == ["<file>"]
+    assert complete("plan", "--plan", "skip") == complete("explore", "--plan", "skip") == ["skip_length"]
+    assert complete("import", "open") == ["openai"]
+    assert complete("export", "x", "--to", "ax") == ["axolotl"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_completion_script(shell: str) -> None:
+    result = trajkit("completion", shell)
+    assert result.code == 0 and result.err == "" and f"_TRAJKIT_COMPLETE={shell}_complete" in result.out
+    assert trajkit("completion", "tcsh").code == 2
+
+
+def test_summaries_as_json(tmp_path: Path) -> None:
+    """One object on stdout, nothing on stderr, and the same numbers as the text has."""
+
+    def told(*args: object, code: int = 0) -> dict[str, Any]:
+        result = trajkit(*args, "--json")
+        assert result.code == code and result.err == "" and result.out.isascii()
+        found = json.loads(result.out)
+        assert isinstance(found, dict)
+        return found
+
+    rows = [{"task_id": t, "reward": 1.0, "messages": [{"role": "user", "content": "?"}, {"role": "assistant",
+             "content": t}]} for t in "ab"]  # fmt: skip
+    (tmp_path / "log.jsonl").write_text("\n".join([*map(json.dumps, rows), "{}"]))
+    runs = tmp_path / "runs"
+    imported = told("import", "openai", tmp_path / "log.jsonl", "--runs", runs, "--role", "expert")
+    assert (imported["read"], imported["imported"], sum(imported["set_aside"].values())) == (3, 2, 1)
+    assert Path(imported["rejected"]).exists()
+    assert told("validate", runs)["n_mistakes"] == 0
+    chosen = told("select", "--input", runs, "--out", tmp_path / "sft.parquet", "--method", "sft_pos")
+    assert (chosen["n_rows"], chosen["n_solved_tasks"], chosen["left_out"]) == (2, 2, [])
+    assert Path(chosen["out"]).exists()
+    assert told("select", "--input", runs, "--dry-run", "--method", "sft_pos")["out"] is None
+
+    shop = ("--env", "envs.webshop:WebShop", "--env-arg", "train_tasks=2", "--policy", "envs.webshop:Expert",
+            "--role", "expert", "--iteration", 0, "--runs", tmp_path / "shop")  # fmt: skip
+    assert told("explore", *shop, "--dry-run")["rollouts"] == 2
+    made = told("explore", *shop)
+    assert made["rollouts"] == made["solved"] + made["failed"] == 2 and made["first_error"] is None
+    write_run(runs / "bad", pair("e\x9b2J", role="\x1b[2J"))
+    wrong = told("validate", runs, code=3)
+    assert wrong["n_mistakes"] == len(wrong["mistakes"]) == sum(wrong["by_check"].values()) > 0

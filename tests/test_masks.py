@@ -209,6 +209,15 @@ def test_odd_contents_stay_text_and_are_trained_on_exactly(family: str, odd: lis
         assert row.input_ids == ids or made.decode(row.input_ids) == made.decode(ids)
 
 
+@pytest.mark.parametrize(("family", "left_out"), [("qwen2.5", 1), ("qwen3", 0)])
+def test_reasoning_that_the_template_does_not_write_is_counted(family: str, left_out: int) -> None:
+    made = Masks(tokenizer(family))
+    said = {"role": "assistant", "content": "left", "reasoning": "the door is blue", "weight": 1.0}
+    row = one(made, [{"role": "user", "content": "Where?", "weight": 0.0}, said])
+    assert made.counts["reasoning_left_out"] == left_out
+    assert ("the door is blue" in tokenizer(family).decode(row.input_ids)) is not bool(left_out)
+
+
 @pytest.mark.parametrize("family", ["qwen2.5", "llama-3.1", "phi-3"])
 def test_text_that_looks_special_is_encoded_as_the_tokenizer_encodes_it_when_told_so(family: str) -> None:
     made, stop = tokenizer(family), FAMILIES[family]["stop"]

@@ -28,8 +28,8 @@ from train.files import write_whole
 from train.packing import Pack, pack
 from train.settings import Train
 from trajkit.errors import BadData, UsageError
-from trajkit.examples import Message, kind, read
-from trajkit.masks import Masks, Row
+from trajkit.examples import kind, read
+from trajkit.masks import Masks, Row, conversation, value_rows
 from trajkit.progress import bar
 from trajkit.terminal import clean
 
@@ -128,7 +128,7 @@ class Pairs:
             self.counts["rows"] += len(group)
             self.counts["tokens"] += sum(len(row.input_ids) for row in group)
             self.counts["trained_tokens"] += sum(sum(map(bool, row.weights)) for row in group)
-        for name in ("token_ids_used", "token_ids_unusable"):
+        for name in ("token_ids_used", "token_ids_unusable", "reasoning_left_out"):
             self.counts[name] = masks.counts[name]
 
     def sample(self) -> dict[str, Row]:
@@ -178,9 +178,7 @@ class Pairs:
     def _side(self, masks: Masks, pair: dict[str, Any], side: str) -> list[Row] | None:
         """The rows of a side; None where the context has no room for all of them."""
         dropped = masks.counts["dropped_rows"]
-        name = f"{pair['pair_id']}, {side}"
-        example = {"example_id": name, "messages": [*pair["prompt"], *pair[side]], "tools": pair["tools"]}
-        rows = [_small(replace(row, example_id=str(pair["pair_id"]))) for row in masks.rows([example])]
+        rows = [_small(replace(row, example_id=str(pair["pair_id"]))) for row in masks.rows([conversation(pair, side)])]
         return rows if masks.counts["dropped_rows"] == dropped else None
 
     def _log_p(self, model: Any, packed: Pack, batch: Sequence[int]) -> tuple[list[int], Tensor]:
@@ -209,17 +207,9 @@ class Values:
         self.values: list[list[float]] = []  # of each group, in the order of their tokens
         self.counts = masks.counts
         for example in examples:
-            numbered, values = _numbered(example["messages"])
-            if not values:
-                raise BadData(f"example {clean(str(example['example_id']))}: no action of it has a value.")
-            for row in masks.rows([{**example, "messages": numbered}]):
-                # The last token of each number is where its value is read, and all that is marked from here on.
-                last = {int(number): t for t, number in enumerate(row.weights) if number}
-                weights = [0.0] * len(row.input_ids)
-                for t in last.values():
-                    weights[t] = 1.0
-                self.groups.append([_small(replace(row, weights=weights))])
-                self.values.append([values[number - 1] for number in sorted(last, key=lambda number: last[number])])
+            for row, values in value_rows(masks, example):
+                self.groups.append([_small(row)])
+                self.values.append(values)
         self.counts["values"] = sum(map(len, self.values))
         del self.counts["trained_tokens"]
 
@@ -264,18 +254,6 @@ def predictions(model: Any, packed: Pack) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):  # in float32: IPR tells rewards apart by 0.01
         predicted: Tensor = whole.score(hidden.float())[:, 0]
     return predicted
-
-
-def _numbered(messages: Sequence[Message]) -> tuple[list[Message], list[float]]:
-    """The messages, those with a value weighted by its number from 1 on, so that the mask tells whose each token is."""
-    values: list[float] = []
-    numbered = []
-    for message in messages:
-        plain = {key: part for key, part in message.items() if key != "value"}
-        if "value" in message:
-            values.append(message["value"])
-        numbered.append(plain | {"weight": float(len(values)) if "value" in message else 0.0})
-    return numbered, values
 
 
 def _small(row: Row) -> Row:

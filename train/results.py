@@ -24,8 +24,7 @@ from train.files import write_whole
 from trajkit.engine import Runs
 from trajkit.errors import BadData, UsageError
 from trajkit.rules import compose, params_sql
-from trajkit.show import shorten
-from trajkit.terminal import clean
+from trajkit.terminal import clean, shorten
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -73,7 +73,11 @@ class Runs:
 
         self.path = Path(path)
         if not self.path.exists():
-            raise UsageError(f"{self.path}: there is no such folder. --runs (or --input) names the folder of runs.")
+            near = [other.name for other in self.path.parent.glob("*/")]
+            raise UsageError(
+                f"{self.path}: there is no such folder{did_you_mean(self.path.name, near)} "
+                "--runs (or --input) names the folder of runs."
+            )
         self.files = {table: [file for file in parts(self.path, table) if file not in without] for table in TABLES}
         self.params_sql = params_sql(params or {})
         self.made: set[str] = set()  # rules whose answer `make` has put into a table

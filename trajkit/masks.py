@@ -20,7 +20,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -86,7 +86,8 @@ class Masks:
         counts: So far: examples, rows, tokens, trained_tokens, trained_turns; too_long (rows longer than the context),
             dropped_rows and split_rows (how many of these were left out whole, and cut), dropped_turns (trained turns
             in no row); token_ids_used and token_ids_unusable (messages whose token_ids were taken as they are; those
-            whose text was encoded instead, as the token_ids say something else).
+            whose text was encoded instead, as the token_ids say something else); reasoning_left_out (trained turns
+            whose reasoning the chat template does not write).
         stop_id: The token that the template ends an assistant's turn with.
     """
 
@@ -161,6 +162,35 @@ class Masks:
             list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt
         )
         return str(text)
+
+
+def conversation(pair: dict[str, Any], side: str) -> dict[str, Any]:
+    """A side of a pair ("chosen" or "rejected") as an example: the prompt, then what that side says."""
+    name = f"{pair['pair_id']}, {side}"
+    return {"example_id": name, "messages": [*pair["prompt"], *pair[side]], "tools": pair["tools"]}
+
+
+def value_rows(masks: Masks, example: dict[str, Any]) -> Iterator[tuple[Row, list[float]]]:
+    """The rows of an example of a file of values, and the values of each.
+
+    A row's weight is 1.0 at the tokens where its values are read, in their order, and 0.0 elsewhere: at the last token
+    of each action that has one. Raises BadData where none has.
+    """
+    values: list[float] = []
+    numbered = []  # weighted by the value's number from 1 on, so that the mask tells whose each token is
+    for message in example["messages"]:
+        plain = {key: part for key, part in message.items() if key != "value"}
+        if "value" in message:
+            values.append(message["value"])
+        numbered.append(plain | {"weight": float(len(values)) if "value" in message else 0.0})
+    if not values:
+        raise BadData(f"example {clean(str(example['example_id']))}: no action of it has a value.")
+    for row in masks.rows([{**example, "messages": numbered}]):
+        last = {int(number): t for t, number in enumerate(row.weights) if number}
+        weights = [0.0] * len(row.input_ids)
+        for t in last.values():
+            weights[t] = 1.0
+        yield replace(row, weights=weights), [values[number - 1] for number in sorted(last, key=lambda n: last[n])]
 
 
 class _Example:
@@ -306,7 +336,9 @@ class _Example:
         return turn
 
     def _check_all_said(self, message: Message, said: str, at: int) -> None:
-        """Refuses a template that silently leaves out what a trained turn says (its thoughts, its tool calls)."""
+        """Refuses a template that silently leaves out what a trained turn says; of reasoning it counts it."""
+        if _bare(message.get("reasoning") or "") not in _bare(said):
+            self.masks.counts["reasoning_left_out"] += 1
         calls = message.get("tool_calls", ())
         parts = [message["content"] or "", *(str(call["function"].get("name")) for call in calls)]
         for part in parts:

@@ -17,7 +17,7 @@ from typing import Any
 
 from trajkit.errors import UsageError
 
-FOLDERS = ("tables", "plan", "examples", "pairs", "values", "report", "checks", "select")
+FOLDERS = ("tables", "plan", "examples", "pairs", "values", "report", "explain", "checks", "select")
 METHODS = ("examples", "pairs", "values")  # the folders whose rules `select` takes: what each writes
 
 # What `--set` refuses, beyond a value of the wrong type.

@@ -195,14 +195,14 @@ def select(
     """
     rule = find_method(method)
     if out is not None:
-        _check_out(Path(runs), Path(out))
+        check_out(Path(runs), Path(out))
     with Runs(runs, params, memory_limit=memory_limit, threads=threads) as opened:
         if not opened.files["trajectories"]:
             raise UsageError(
                 f"{runs}: it holds no trajectories (**/trajectories*.parquet). "
                 "`trajkit import` or `trajkit explore` put some there; --input names another folder."
             )
-        summary = _choose(opened, rule)
+        summary = choose(opened, rule)
         counts: Counter[str] = Counter()
         if out is None:
             for _ in tables(opened, rule.name, summary.writes, counts):
@@ -218,16 +218,17 @@ def selected(runs: Runs, method: str = "eef") -> pl.DataFrame:
     import pyarrow as pa
 
     rule = find_method(method)
-    writes = _choose(runs, rule).writes
+    writes = choose(runs, rule).writes
     parts = list(tables(runs, rule.name, writes, Counter()))
     frame = pl.from_arrow(pa.concat_tables(parts) if parts else schema(writes).empty_table())
     assert isinstance(frame, pl.DataFrame)
     return frame
 
 
-def _check_out(runs: Path, out: Path) -> None:
+def check_out(runs: Path, out: Path, example: str = "sft.parquet") -> None:
+    """Raise UsageError where no file `out` can be written, or it would lie inside the runs."""
     if out.is_dir():
-        raise UsageError(f"--out {out}: that is a folder; name a file, for instance {out / 'sft.parquet'}.")
+        raise UsageError(f"--out {out}: that is a folder; name a file, for instance {out / example}.")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it first (mkdir -p {out.parent}).")
     if runs.is_dir() and out.resolve().is_relative_to(runs.resolve()):
@@ -238,7 +239,7 @@ def _check_out(runs: Path, out: Path) -> None:
         raise UsageError(f"--out {out}: the folder {out.parent} cannot be written to. Name another place.")
 
 
-def _choose(runs: Runs, rule: Rule) -> Summary:
+def choose(runs: Runs, rule: Rule) -> Summary:
     """Run the rule into the table `chosen`, refuse what is wrong, and lay out what is selected and whose messages."""
     with query_bar(runs.con, f"choosing by {rule.name}"):
         for name in ALWAYS_READ:
@@ -247,7 +248,7 @@ def _choose(runs: Runs, rule: Rule) -> Summary:
         for shared in closure(rule.sql, given=runs.made):
             if shared.name in READ_TWICE:
                 runs.make(shared.name, shared.sql)
-        writes = _run_method(runs, rule)
+        writes = run_method(runs, rule)
         runs.make("selected", rules()[f"selected_{writes}"].sql)
         runs.make("excerpts", rules()[f"{writes.removesuffix('s')}_excerpts"].sql)
         for row in runs.rows("SELECT * FROM excerpts WHERE suffix IS NOT NULL AND suffix_seq IS NULL LIMIT 1"):
@@ -262,7 +263,7 @@ def _choose(runs: Runs, rule: Rule) -> Summary:
     return summary
 
 
-def _run_method(runs: Runs, rule: Rule) -> str:
+def run_method(runs: Runs, rule: Rule) -> str:
     """Put the method's answer into `chosen`; returns what it is: examples, pairs or values."""
     try:
         runs.make("answer", rule.sql)

@@ -1,6 +1,90 @@
-"""Text from trajectories, made safe to show in a terminal."""
+"""Text from trajectories, made safe to show in a terminal, and the terminal to show it in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.text import Text
 
 
 def clean(text: str) -> str:
     """`text` on one line, every character that a terminal might act on written as an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shorten(text: str, width: int) -> str:
+    """`clean` text of at most `width` characters."""
+    text = clean(text[: 4 * width])
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def cell(text: str, style: str = "") -> Text:
+    """`clean` text in which nothing is markup."""
+    from rich.text import Text
+
+    return Text(clean(text), style=style)
+
+
+class Rows:
+    """A table whose column `text` wraps; where the screen is too narrow for it, the rows one below the other."""
+
+    NARROW = 12  # columns: less than that is too narrow for `text`
+
+    def __init__(self, columns: Sequence[str], text: str) -> None:
+        self.columns, self.text = list(columns), list(columns).index(text)
+        self.rows: list[Sequence[Text]] = []
+
+    def add(self, *cells: Text) -> None:
+        """Add a row with a cell for each column, or for the first ones."""
+        self.rows.append(cells)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich import box
+        from rich.cells import cell_len
+        from rich.padding import Padding
+        from rich.table import Table
+        from rich.text import Text
+
+        cells = [[Text(column) for column in self.columns], *self.rows]
+        widths = [
+            max((cell_len(line) for row in cells if at < len(row) for line in row[at].plain.split("\n")), default=0)
+            for at in range(len(self.columns))
+        ]
+        if sum(widths) - widths[self.text] + 3 * len(widths) + self.NARROW <= options.max_width:
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+            for at, column in enumerate(self.columns):
+                table.add_column(column, no_wrap=at != self.text, overflow="fold")
+            for row in self.rows:
+                table.add_row(*row)
+            yield table
+            return
+        for row in self.rows:
+            before, text, after = row[: self.text], row[self.text : self.text + 1], row[self.text + 1 :]
+            if any(before):
+                beside = Table.grid(padding=(0, 2, 0, 0))
+                beside.add_row(*(part for part in before if part))
+                yield beside
+            yield from (Padding(part, (0, 0, 0, 2)) for part in text)
+            for name, part in zip(self.columns[self.text + 1 :], after, strict=False):
+                yield Padding(Text.assemble(f"{name}: ", part), (0, 0, 0, 2))
+
+
+def screen() -> Console:
+    """stdout as rich prints to it: in colour on a terminal (NO_COLOR: without), 100 columns wide in a pipe."""
+    import io
+    import os
+    import sys
+
+    from rich.console import Console
+
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # `| head` has read enough: trajkit.cli ends with 0, rich would with 1
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the locale has no name for a character
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Screen(file=sys.stdout, width=100 if piped else None, markup=False, highlight=False, emoji=False)

@@ -19,10 +19,13 @@ COMMANDS = {
     "plan": ("plan", "Print the rollouts that explore would make."),
     "explore": ("explore", "Simulate a policy from s_0 and from states along recorded trajectories."),
     "select": ("select", "Choose what to train on and write it with loss weights."),
-    "export": ("export", "Write what select chose for another trainer (TRL, LLaMA-Factory, Axolotl, ms-swift)."),
+    "export": ("export", "Write what select chose for another trainer (TRL, Unsloth, Axolotl, OpenAI, verl, ...)."),
     "sql": ("sql", "Query runs/: every table, rule and method is a view."),
-    "show": ("show", "Draw a trajectory, its branches' outcomes and what is trained on."),
+    "show": ("show", "Draw a trajectory or an example, its branches' outcomes and what is trained on."),
+    "explain": ("explain", "Say why a method chose what it chose of a task, and why the others lost."),
+    "report": ("report", "Write one HTML file: win rates, branches, what is trained on, every task to look at."),
     "validate": ("validate", "Find what is wrong in runs/."),
+    "completion": ("completion", "Print the shell's completion script."),
 }
 
 
@@ -125,6 +128,46 @@ def memory_option() -> Decorator:
     return click.option(
         "--memory-limit", default="1GB", show_default=True, help="Memory for queries; beyond it they spill to TMPDIR."
     )
+
+
+def completing(names: Callable[[], list[str]], files: bool = False) -> Callable[..., Any]:
+    """`shell_complete` of a value that is one of `names`, or, with `files`, a file."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+        return found + ([CompletionItem(incomplete, type="file")] if files and not found else [])
+
+    return complete
+
+
+def method_names() -> list[str]:
+    """What --method completes to."""
+    from trajkit.rules import methods
+
+    return methods()
+
+
+def plan_names() -> list[str]:
+    """What --plan completes to."""
+    from trajkit.rules import plans
+
+    return plans()
+
+
+def json_option() -> Decorator:
+    """--json."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout, not as text on stderr."
+    )
+
+
+def print_json(value: Any) -> None:
+    """`value` as one line of JSON on stdout; in ASCII, so that no quoted text steers a terminal."""
+    import json
+
+    click.echo(json.dumps(value, default=str))
 
 
 def key_values(flag: str, pairs: tuple[str, ...]) -> dict[str, str]:

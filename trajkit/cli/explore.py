@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from trajkit.cli import rule_params, set_option
+from trajkit.cli import completing, json_option, plan_names, print_json, rule_params, set_option
 from trajkit.errors import UsageError
 
 
@@ -24,7 +24,13 @@ from trajkit.errors import UsageError
 )
 @click.option("--policy-arg", multiple=True, metavar="KEY=VALUE", help="An argument of the policy. Repeatable.")
 @click.option(
-    "--plan", "plans", multiple=True, default=("initial",), show_default=True, help="What to run. Repeatable."
+    "--plan",
+    "plans",
+    multiple=True,
+    default=("initial",),
+    show_default=True,
+    shell_complete=completing(plan_names),
+    help="What to run. Repeatable.",
 )
 @click.option("--iteration", required=True, type=click.IntRange(0), help="0 for the expert, then 1, 2, ...")
 @click.option("--m", default=5, show_default=True, type=click.IntRange(1), help="Simulations per expert (skip_length).")
@@ -55,6 +61,7 @@ from trajkit.errors import UsageError
 @click.option("--tries", default=3, show_default=True, type=click.IntRange(1), help="Runs of a rollout that errs.")
 @click.option("--shard", default="1/1", metavar="K/N", help="Only the K-th of N parts of the plan, one per machine.")
 @click.option("--dry-run", is_flag=True, help="Print what it would cost and run nothing.")
+@json_option()
 def command(
     runs: Path,
     env_name: str,
@@ -83,6 +90,7 @@ def command(
     tries: int,
     shard: str,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Run the plan's rollouts that are not in runs/ yet.
 
@@ -90,6 +98,7 @@ def command(
     middle of a recorded trajectory replay it first and compare every observation; a difference ends them as
     drift, and no rule counts them.
     """
+    from dataclasses import asdict
     from functools import partial
 
     from trajkit.env import key_values, load_env, load_policy
@@ -119,6 +128,9 @@ def command(
             would = cost(runs, env, name, plans=plans, settings=how, m=m, samples=samples, params=params)
         finally:
             env.close()
+        if as_json:
+            print_json(asdict(would))
+            return
         click.echo(
             f"{would.rollouts} rollouts of {would.tasks} tasks: {would.from_s0} from s_0, "
             f"{would.rollouts - would.from_s0} from states of {would.parents} recorded trajectories "
@@ -160,6 +172,15 @@ def command(
         )
     finally:
         env.close()
+    if as_json:
+        names = ("rollouts", "solved", "failed", "no_verdict", "drift", "error", "already_done", "other_tasks")
+        told = {name: counts[name] for name in names}
+        print_json(
+            {"role": role, "actor": actor.actor, "iteration": iteration}
+            | told
+            | {"first_error": counts.first_error or None}
+        )
+        return
     said = {"no_verdict": "without verdict", "drift": "drift", "error": "error"}
     more = "".join(f", {counts[key]} {text}" for key, text in said.items() if counts[key])
     click.echo(

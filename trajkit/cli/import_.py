@@ -6,9 +6,17 @@ from pathlib import Path
 
 import click
 
+from trajkit.cli import completing, json_option, print_json
+
+
+def _formats() -> list[str]:
+    from trajkit.importers import formats
+
+    return list(formats())
+
 
 @click.command("import", no_args_is_help=True)
-@click.argument("format", metavar="FORMAT")
+@click.argument("format", metavar="FORMAT", shell_complete=completing(_formats))
 @click.argument("paths", metavar="PATH...", nargs=-1)
 @click.option("--runs", required=True, type=click.Path(path_type=Path), help="Folder of runs to import into.")
 @click.option(
@@ -29,6 +37,7 @@ import click
 @click.option("--success-field", help="openai: where the verdict is.  [default: success]")
 @click.option("--sample-field", help="openai: where the repeat's number is.  [default: sample]")
 @click.option("--tools-field", help="openai: where the tool definitions are.  [default: tools]")
+@json_option()
 def command(
     format: str,
     paths: tuple[str, ...],
@@ -39,6 +48,7 @@ def command(
     iteration: int,
     split: str | None,
     strict: bool,
+    as_json: bool,
     **fields: str | None,
 ) -> None:
     """Import trajectories from other projects' logs.
@@ -60,6 +70,9 @@ def command(
     options = Options(role=role, actor=actor, env=env, iteration=iteration, split=split, fields=named)
     counts = import_files(format, paths, runs, options, strict=strict, say=lambda line: click.echo(line, err=True))
     run = run_folder(runs, format, options)
+    if as_json:
+        print_json(vars(counts) | {"run": run, "rejected": run / REJECTED if counts.set_aside else None})
+        return
     click.echo(f"{counts.read:,} records read from {counts.files:,} file{'s' * (counts.files != 1)}", err=True)
     outcome = f" ({counts.no_outcome:,} without an outcome)" if counts.no_outcome else ""
     click.echo(f"{counts.imported:,} imported into {run}{outcome}", err=True)

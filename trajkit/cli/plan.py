@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import rule_params, runs_option, set_option
+from trajkit.cli import completing, plan_names, rule_params, runs_option, set_option
 from trajkit.cli.sql import FORMATS, print_rows
 
 
@@ -16,6 +16,7 @@ from trajkit.cli.sql import FORMATS, print_rows
     multiple=True,
     required=True,
     metavar="NAME",
+    shell_complete=completing(plan_names),
     help="initial, skip_length, every_step, bisection, apt, score_expert, score_policy; repeatable.",
 )
 @click.option("--iteration", type=int, help="Leave out the policy's rollouts already made in this iteration.")

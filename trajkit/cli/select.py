@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import memory_option, rule_params, runs_option, set_option
+from trajkit.cli import (
+    completing,
+    json_option,
+    memory_option,
+    method_names,
+    print_json,
+    rule_params,
+    runs_option,
+    set_option,
+)
 
 
 @click.command()
@@ -15,6 +24,7 @@ from trajkit.cli import memory_option, rule_params, runs_option, set_option
     default="eef",
     show_default=True,
     metavar="NAME|FILE.sql",
+    shell_complete=completing(method_names, files=True),
     help="A method, or a file of SQL of your own.",
 )
 @click.option("--iteration", type=int, help="The iteration whose rollouts are judged.  [default: the latest]")
@@ -22,6 +32,7 @@ from trajkit.cli import memory_option, rule_params, runs_option, set_option
 @click.option("--dry-run", is_flag=True, help="Do everything but writing, and print the summary.")
 @memory_option()
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for queries.  [default: all cores]")
+@json_option()
 def command(
     runs: str,
     out: str | None,
@@ -31,6 +42,7 @@ def command(
     dry_run: bool,
     memory_limit: str,
     threads: int | None,
+    as_json: bool,
 ) -> None:
     """Choose what to train on and write it as one Parquet file with loss weights.
 
@@ -44,6 +56,8 @@ def command(
     0 on all else; or a pair: prompt, chosen and rejected messages; or a trajectory with a value for each
     action (step_rewards). What was left out, and why, is printed on stderr.
     """
+    from dataclasses import asdict
+
     from trajkit.errors import UsageError
     from trajkit.select import select
 
@@ -51,6 +65,9 @@ def command(
         raise UsageError("--out FILE says where to write; --dry-run writes nothing.")
     params = rule_params(settings, own_method=method.endswith(".sql"), iteration=iteration)
     summary = select(runs, None if dry_run else out, method, params, memory_limit=memory_limit, threads=threads)
+    if as_json:
+        print_json(asdict(summary) | {"n_rows": summary.n_rows, "out": None if dry_run else out})
+        return
     click.echo(summary.text(), err=True)
     if not summary.n_rows:
         click.echo("nothing to train on: the method chose no trajectory (see what was left out, above)", err=True)

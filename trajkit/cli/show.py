@@ -1,4 +1,4 @@
-"""`trajkit show`: one trajectory in the terminal, and what a rule makes of it."""
+"""`trajkit show`: a trajectory, or an example that `select` wrote, in the terminal."""
 
 from __future__ import annotations
 
@@ -6,31 +6,96 @@ from pathlib import Path
 
 import click
 
+from trajkit.cli import rule_params, set_option
+from trajkit.errors import UsageError
+
 
 @click.command("show")
-@click.argument("trajectory_id", metavar="[ID]", required=False)
+@click.argument("what", metavar="[ID | FILE.parquet]", required=False)
 @click.option("--task", metavar="T", help="Show the expert trajectories of this task.")
-@click.option("--runs", required=True, type=click.Path(path_type=Path), help="Folder of runs to read.")
+@click.option("--runs", "--input", type=click.Path(), metavar="FOLDER", help="Folder of runs to read.")
 @click.option("--iteration", type=click.IntRange(0), help="Whose rollouts to show; the latest when not given.")
-def command(trajectory_id: str | None, task: str | None, runs: Path, iteration: int | None) -> None:
-    """Show an expert trajectory: outcomes of the rollouts from its states, recovery state, solutions and masks.
+@set_option()
+@click.option("--example", metavar="ID", help="Which example (pair) of the file, or how its id begins; else the first.")
+@click.option("--tokenizer", metavar="FOLDER", help="Show the example token by token, as this tokenizer has it.")
+@click.option("--full", is_flag=True, help="Whole messages, not a line of each; of tokens one line each, with its id.")
+def command(
+    what: str | None,
+    task: str | None,
+    runs: str | None,
+    iteration: int | None,
+    settings: tuple[str, ...],
+    example: str | None,
+    tokenizer: str | None,
+    full: bool,
+) -> None:
+    """Show a trajectory, or what exactly gets loss of an example that `select` wrote.
 
-    ID is a trajectory's id or its beginning. Without ID and --task it is the most instructive expert
-    trajectory: one with a recovery state for which there is a solution.
+    \b
+    trajkit show --runs runs/                     the most instructive expert trajectory
+    trajkit show ID --runs runs/                  any trajectory: ID is its id or how that begins
+    trajkit show --task T --runs runs/            the expert trajectories of a task
+    trajkit show sft.parquet --example ID         an example or pair: each message with its weight
+    trajkit show sft.parquet --tokenizer model/   token by token, as it is trained on
+
+    What is trained on is green and marked by x at the beginning of the line, what is context is dim.
     """
-    import sys
+    if what is not None and (what.endswith(".parquet") or Path(what).is_file()):
+        if task is not None or runs is not None or iteration is not None or settings:
+            raise UsageError("--task, --runs, --iteration and --set are for trajectories; a file needs none of them.")
+        _file(Path(what), example, tokenizer, full)
+        return
+    if example is not None or tokenizer is not None:
+        raise UsageError(
+            "--example and --tokenizer are for a file: `trajkit select --out sft.parquet` writes one, and "
+            "`trajkit show sft.parquet` shows it."
+        )
+    if runs is None:
+        raise UsageError("--runs FOLDER says where the trajectories are; or name a FILE.parquet that `select` wrote.")
+    _trajectories(what, task, runs, iteration, settings, full)
 
-    from rich.console import Console
 
+def _trajectories(
+    trajectory_id: str | None,
+    task: str | None,
+    folder: str,
+    iteration: int | None,
+    settings: tuple[str, ...],
+    full: bool,
+) -> None:
     from trajkit.engine import Runs
+    from trajkit.one_task import one_task
     from trajkit.show import find, picture
+    from trajkit.show.trajectory import READS
+    from trajkit.terminal import screen
 
-    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=max(100, console.width))
-    with Runs(runs, {} if iteration is None else {"iteration": iteration}) as opened:
-        for number, shown in enumerate(find(opened, trajectory_id, task)):
+    console = screen()
+    with Runs(folder, rule_params(settings, iteration=iteration)) as runs:
+        if task is not None and trajectory_id is None:
+            one_task(runs, task, READS)
+        found = find(runs, trajectory_id, task)
+        if task is None:
+            [row] = runs.rows("SELECT task_id FROM trajectories WHERE trajectory_id = ?", [found[0]])
+            one_task(runs, row["task_id"], READS)
+        for number, shown in enumerate(found):
             if number:
                 console.print()
-            for part in picture(opened, shown):
+            observations = trajectory_id is not None
+            for part in picture(runs, shown, observations=observations, full=full, width=console.width):
                 console.print(part)
+
+
+def _file(file: Path, example: str | None, tokenizer: str | None, full: bool) -> None:
+    from trajkit.show.examples import find_example, shown
+    from trajkit.terminal import screen
+
+    console = screen()
+    found = find_example(file, example)
+    if tokenizer is None:
+        parts = shown(found)
+    else:
+        from trajkit.show.tokens import shown_tokens
+
+        parts = shown_tokens(found, tokenizer, one_per_line=full)
+    for part in parts:
+        console.print(part)

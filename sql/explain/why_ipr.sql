@@ -1,0 +1,52 @@
+-- why_ipr: why `ipr` pairs what it pairs, and nothing else.
+-- One row per (expert, policy rollout from its s_step), and one with expert_id null per other trajectory (kind step);
+-- and one per row of `why_eto` (kind trajectory).
+--   chosen  the two are a pair of `ipr`: chosen_id and rejected_id say which is which
+--   reason  why, or the first thing that speaks against it
+WITH compared AS (
+    SELECT
+        c.*,
+        e.step_reward AS expert_step_reward,
+        r.step_reward AS rollout_step_reward
+    FROM expert_comparisons AS c
+    LEFT JOIN path_segments AS s
+        ON c.expert_id = s.trajectory_id AND c.step >= s.first_step AND c.step < s.end_step
+    LEFT JOIN step_rewards AS e ON s.owner_id = e.trajectory_id AND c.step = e.step
+    LEFT JOIN step_rewards AS r ON c.trajectory_id = r.trajectory_id AND c.step = r.step
+)
+
+SELECT
+    c.task_id,
+    'step' AS kind,
+    c.expert_id,
+    c.step,
+    c.trajectory_id,
+    i.chosen_id,
+    i.rejected_id,
+    i.chosen_id IS NOT NULL AS chosen,
+    CASE
+        WHEN c.why_not IS NOT NULL THEN c.why_not
+        WHEN i.chosen_id IS NOT NULL
+            THEN
+                'its action from s_' || c.step || ' is worth less than the expert''s: step reward '
+                || printf(
+                    '%.6g < %.6g, reward %.6g < %.6g',
+                    c.rollout_step_reward, c.expert_step_reward, c.rollout_value, c.expert_value
+                )
+        WHEN c.rollout_value >= c.expert_value
+            THEN
+                'does not end worse than the expert: reward '
+                || printf('%.6g >= %.6g', c.rollout_value, c.expert_value)
+        WHEN c.expert_step_reward IS NULL THEN 'the expert''s action from s_' || c.step || ' has no step reward'
+        WHEN c.rollout_step_reward IS NULL THEN 'its action from s_' || c.step || ' has no step reward'
+        ELSE
+            'its step reward is not lower by more than tau = '
+            || printf('%.6g: %.6g, the expert''s %.6g', p.tau, c.rollout_step_reward, c.expert_step_reward)
+    END AS reason
+FROM compared AS c
+CROSS JOIN params AS p
+LEFT JOIN ipr AS i
+    ON
+        i.level = 'step' AND c.step = i.from_step AND c.expert_id = i.chosen_id AND c.trajectory_id = i.rejected_id
+UNION ALL
+SELECT * FROM why_eto

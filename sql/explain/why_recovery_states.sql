@@ -1,0 +1,54 @@
+-- why_recovery_states: which state of every expert needs recovery, and why the others do not.
+-- One row per (expert, state s_0 ... s_(n-1); s_n too where it was simulated), for the current iteration.
+--   n_rollouts, n_solved, n_no_outcome, solved  as in `branch_points`; null: not simulated
+--   is_recovery                                 the expert's first recovery state
+WITH simulated AS (
+    SELECT b.*
+    FROM branch_points AS b
+    INNER JOIN current_iteration AS c ON b.iteration = c.iteration
+),
+
+states AS (
+    SELECT
+        expert_id,
+        task_id,
+        CAST(unnest(range(n_actions)) AS INTEGER) AS step
+    FROM experts
+    UNION
+    SELECT
+        expert_id,
+        task_id,
+        step
+    FROM simulated
+)
+
+SELECT
+    s.task_id,
+    s.expert_id,
+    s.step,
+    b.n_rollouts,
+    b.n_solved,
+    b.n_no_outcome,
+    b.solved,
+    coalesce(f.step = s.step, FALSE) AS is_recovery,
+    CASE
+        WHEN c.iteration IS NULL THEN 'nothing is simulated yet'
+        WHEN b.step IS NULL THEN 'not simulated in iteration ' || c.iteration
+        WHEN b.solved IS NULL THEN 'simulated without an outcome: ' || b.n_no_outcome || ' error, drift or no reward'
+        WHEN b.solved THEN 'solved from here: ' || b.n_solved || ' of ' || b.n_rollouts
+        ELSE
+            'fails from here (' || b.n_solved || ' of ' || b.n_rollouts || ' solved)'
+            || CASE
+                WHEN f.step = s.step
+                    THEN ', but is solved from s_' || p.previous_step || ' before it: recovery state'
+                WHEN p.previous_step IS NULL THEN '; no state before it was simulated'
+                WHEN NOT p.previous_solved THEN ', as from s_' || p.previous_step || ' before it'
+                ELSE
+                    ', but is solved from s_' || p.previous_step || ' before it; the first is s_' || f.step
+            END
+    END AS reason
+FROM states AS s
+CROSS JOIN current_iteration AS c
+LEFT JOIN simulated AS b ON s.expert_id = b.expert_id AND s.step = b.step
+LEFT JOIN simulated_states AS p ON s.expert_id = p.expert_id AND s.step = p.step
+LEFT JOIN first_recovery_state AS f ON s.expert_id = f.expert_id

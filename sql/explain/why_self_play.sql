@@ -1,0 +1,61 @@
+-- why_self_play: why `self_play` pairs what it pairs, and nothing else.
+-- One row per two policy rollouts from s_0 of one train task and the current iteration (trajectory_id is the one with
+-- the lower reward, of equal ones the one with the larger id), and one per other trajectory.
+--   chosen  the two are a pair of `self_play`: chosen_id and rejected_id say which is which
+--   reason  why, or the first thing that speaks against it
+WITH rollouts AS (
+    SELECT
+        c.*,
+        count(*) OVER (PARTITION BY c.task_id) AS n_rollouts
+    FROM candidates AS c
+    INNER JOIN current_iteration AS i ON c.iteration = i.iteration
+    WHERE c.place > 5 AND c.role = 'policy' AND c.branch_step = 0
+)
+
+SELECT
+    task_id,
+    'trajectory' AS kind,
+    CAST(NULL AS VARCHAR) AS expert_id,
+    0 AS step,
+    rejected_id AS trajectory_id,
+    chosen_id,
+    rejected_id,
+    TRUE AS chosen,
+    'the other one ends better: reward ' || printf('%.6g > %.6g', chosen_reward, rejected_reward) AS reason
+FROM self_play
+UNION ALL
+SELECT
+    larger.task_id,
+    'trajectory' AS kind,
+    CAST(NULL AS VARCHAR) AS expert_id,
+    0 AS step,
+    larger.trajectory_id,
+    CAST(NULL AS VARCHAR) AS chosen_id,
+    CAST(NULL AS VARCHAR) AS rejected_id,
+    FALSE AS chosen,
+    'the same reward as ' || smaller.trajectory_id || ': ' || printf('%.6g', larger.value) AS reason
+FROM rollouts AS larger
+INNER JOIN rollouts AS smaller ON larger.task_id = smaller.task_id AND larger.value = smaller.value
+WHERE larger.trajectory_id > smaller.trajectory_id
+UNION ALL
+SELECT
+    c.task_id,
+    'trajectory' AS kind,
+    CAST(NULL AS VARCHAR) AS expert_id,
+    0 AS step,
+    c.trajectory_id,
+    CAST(NULL AS VARCHAR) AS chosen_id,
+    CAST(NULL AS VARCHAR) AS rejected_id,
+    FALSE AS chosen,
+    CASE
+        WHEN c.place < 6 THEN c.reason
+        WHEN c.role = 'expert' THEN 'an expert''s; only the policy''s are compared'
+        WHEN c.branch_step > 0 THEN 'does not start from s_0'
+        WHEN c.iteration != i.iteration
+            THEN 'of iteration ' || c.iteration || ', not of the current one, ' || i.iteration
+        ELSE 'the only rollout from s_0 of this iteration'
+    END AS reason
+FROM candidates AS c
+CROSS JOIN current_iteration AS i
+LEFT JOIN rollouts AS r ON c.trajectory_id = r.trajectory_id
+WHERE r.trajectory_id IS NULL OR r.n_rollouts = 1
