@@ -341,6 +341,7 @@ def worlds(draw: Callable[[st.SearchStrategy[Any]], Any], max_tasks: int = 3) ->
 _TYPES = {
     "branch_step": pa.int32(), "n_steps": pa.int32(), "iteration": pa.int32(), "sample": pa.int32(),
     "seq": pa.int32(), "step": pa.int32(), "reward": pa.float64(), "success": pa.bool_(), "context": pa.bool_(),
+    "token_ids": pa.list_(pa.int32()),
 }  # fmt: skip
 _REQUIRED = {
     "trajectories": ("trajectory_id", "task_id", "role", "branch_step", "n_steps"),

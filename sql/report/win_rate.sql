@@ -5,7 +5,8 @@
 --   win_rate                      the mean over tasks of the share of the task's rollouts that are solved
 --   win_rate_low, win_rate_high   its 95% interval (Wilson's score interval, with tasks as the trials)
 --   reward                        the mean over tasks of the mean reward of the task's rollouts; null: no rewards
--- With several rollouts per task the interval is, if anything, too wide: a mean of rollouts varies less than one.
+--   reward_low, reward_high       its 95% interval (a normal one, of the tasks' means); null: fewer than two of them
+-- With several rollouts per task Wilson's is, if anything, too wide: a mean of rollouts varies less than one.
 -- Source of the interval: Wilson, J. Am. Stat. Assoc. 22 (1927), 209-212.
 WITH by_task AS (
     SELECT
@@ -34,6 +35,7 @@ rates AS (
         CAST(sum(n_solved) AS BIGINT) AS n_solved,
         avg(n_solved / n_rollouts ORDER BY task_id) AS win_rate,
         avg(reward ORDER BY task_id) AS reward,
+        stddev_samp(reward ORDER BY task_id) / sqrt(count(reward)) AS reward_error,
         CAST(1.959963984540054 AS DOUBLE) AS z -- 95% of a normal distribution lie within z deviations
     FROM by_task
     GROUP BY split, role, actor, iteration
@@ -58,5 +60,7 @@ SELECT
     win_rate,
     greatest(0, centre - half_width) AS win_rate_low,
     least(1, centre + half_width) AS win_rate_high,
-    reward
+    reward,
+    reward - z * reward_error AS reward_low,
+    reward + z * reward_error AS reward_high
 FROM intervals

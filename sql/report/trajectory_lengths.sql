@@ -1,0 +1,36 @@
+-- trajectory_lengths: how many actions the trajectories have.
+-- One row per (role, outcome, bin of lengths) that holds a trajectory, of any split and iteration.
+--   outcome                   solved, failed, or no outcome
+--   from_actions, to_actions  the bin's lengths, both ends counted in; to_actions is null in the last one: and more
+--   n_trajectories            those whose whole path, the parent's prefix counted, has so many actions
+-- Twenty bins of the same width hold 99% of the trajectories; the few that are longer share one more.
+WITH lengths AS (
+    SELECT
+        role,
+        CASE WHEN solved THEN 'solved' WHEN NOT solved THEN 'failed' ELSE 'no outcome' END AS outcome,
+        n_actions
+    FROM outcomes
+),
+
+widths AS (
+    SELECT CAST(ceil((quantile_disc(n_actions, 0.99) + 1) / 20) AS INTEGER) AS width FROM lengths
+),
+
+binned AS (
+    SELECT
+        l.role,
+        l.outcome,
+        w.width,
+        least(l.n_actions // w.width, 20) AS bin
+    FROM lengths AS l
+    CROSS JOIN widths AS w
+)
+
+SELECT
+    role,
+    outcome,
+    CAST(bin * width AS INTEGER) AS from_actions,
+    CAST(CASE WHEN bin < 20 THEN (bin + 1) * width - 1 END AS INTEGER) AS to_actions,
+    count(*) AS n_trajectories
+FROM binned
+GROUP BY role, outcome, bin, width
