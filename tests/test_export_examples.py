@@ -415,7 +415,7 @@ def test_long_examples_and_steps_as_train_has_them(tmp_path: Path, folder: Path)
     done = trajkit(*args, tmp_path / "none")
     assert done.code == 2 and "there is no such folder" in done.err
     done = trajkit(*args, tmp_path)
-    assert done.code == 2 and "cannot be loaded" in done.err
+    assert done.code == 2 and "no tokenizer can be loaded" in done.err
     assert not (tmp_path / "o.jsonl").exists()
 
 

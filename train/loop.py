@@ -36,7 +36,6 @@ from typing import Any
 
 import click
 
-from train.files import write_whole
 from train.settings import Settings, Train, load
 from trajkit.engine import Runs
 from trajkit.env import key_values, load_env, load_policy
@@ -44,6 +43,7 @@ from trajkit.errors import TrajkitError, UsageError
 from trajkit.examples import kind
 from trajkit.explore import Settings as Rollouts
 from trajkit.explore import explore
+from trajkit.files import write_whole
 from trajkit.policies import AsyncPolicy, Sampling, Suffixed
 from trajkit.rules import closure
 from trajkit.rules import method as find_method

@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from train.backends import Backend, autocast, unsloth_loss, unsloth_nll
-from train.files import write_whole
 from train.packing import Pack, pack
 from train.settings import Train
 from trajkit.errors import BadData, UsageError
 from trajkit.examples import kind, read
+from trajkit.files import write_whole
 from trajkit.masks import Masks, Row, conversation, value_rows
 from trajkit.progress import bar
 from trajkit.terminal import clean

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import click
 
-from train.files import write_whole
 from train.results import Arms, over_seeds, paired, plot, write_csv
 from train.study import read, slug
 from trajkit.engine import Runs
 from trajkit.errors import UsageError
+from trajkit.files import write_whole
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 STUDIES = Path(__file__).parent / "studies"

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from train.files import write_whole
 from trajkit.engine import Runs
 from trajkit.errors import BadData, UsageError
+from trajkit.files import write_whole
 from trajkit.rules import compose, params_sql
 from trajkit.terminal import clean, shorten
 

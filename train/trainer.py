@@ -25,13 +25,13 @@ import click
 import torch
 
 from train.backends import Lora, autocast, default_backend, load, model_digest, save
-from train.files import write_whole
 from train.objectives import Pairs, objective
 from train.packing import order, pack, steps_of
 from train.settings import Train
 from train.settings import load as load_settings
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.examples import fingerprint, kind
+from trajkit.files import write_whole
 from trajkit.masks import Row
 from trajkit.progress import bar
 from trajkit.terminal import clean

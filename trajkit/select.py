@@ -20,7 +20,8 @@ import trajkit
 from trajkit.assemble import schema, tables
 from trajkit.checks import refuse_input
 from trajkit.engine import MEMORY_LIMIT, Runs, first_line
-from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.errors import BadData, UsageError
+from trajkit.files import whole
 from trajkit.progress import bar, query_bar
 from trajkit.rules import Rule, closure, rules
 from trajkit.rules import method as find_method
@@ -336,33 +337,21 @@ def _write(runs: Runs, rule: Rule, out: Path, summary: Summary, counts: Counter[
         "trajkit.iteration": json.dumps(summary.iteration),
         "trajkit.input_fingerprint": summary.input_fingerprint,
     }
-    hidden = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with hidden.open("wb") as file:
-            # Without Arrow's own copy of the schema the file says no more than Parquet does.
-            columns = schema(summary.writes).with_metadata(footer)
-            writer = pq.ParquetWriter(file, columns, compression="zstd", store_schema=False)
-            shown = bar(desc="writing", total=summary.n_rows, unit=f" {summary.writes}")
-            with writer, shown, ThreadPoolExecutor(1) as thread:  # one row group is written while the next is read
-                writing = None
-                for table in tables(runs, rule.name, summary.writes, counts):
-                    if writing:
-                        writing.result()
-                    writing = thread.submit(writer.write_table, table, row_group_size=table.num_rows)
-                    shown.update(table.num_rows)
+    with whole(out) as file:
+        # Without Arrow's own copy of the schema the file says no more than Parquet does.
+        columns = schema(summary.writes).with_metadata(footer)
+        writer = pq.ParquetWriter(file, columns, compression="zstd", store_schema=False)
+        shown = bar(desc="writing", total=summary.n_rows, unit=f" {summary.writes}")
+        with writer, shown, ThreadPoolExecutor(1) as thread:  # one row group is written while the next is read
+            writing = None
+            for table in tables(runs, rule.name, summary.writes, counts):
                 if writing:
                     writing.result()
-                writer.add_key_value_metadata(footer)
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(out)
-    except OSError as error:
-        raise TrajkitError(
-            f"{out}: cannot be written ({error.strerror or error}). What was there before is untouched; "
-            "make room or name another place with --out."
-        ) from error
-    finally:
-        hidden.unlink(missing_ok=True)
+                writing = thread.submit(writer.write_table, table, row_group_size=table.num_rows)
+                shown.update(table.num_rows)
+            if writing:
+                writing.result()
+            writer.add_key_value_metadata(footer)
 
 
 def _fingerprint(runs: Runs) -> str:

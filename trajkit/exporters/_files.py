@@ -1,17 +1,16 @@
-"""Writing rows as JSON lines or as Parquet, whole or not at all."""
+"""Writing rows as JSON lines or as Parquet."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from trajkit.errors import TrajkitError, UsageError
+from trajkit.errors import UsageError
 from trajkit.exporters._rows import Row
+from trajkit.files import whole
 from trajkit.progress import bar
 
 if TYPE_CHECKING:
@@ -42,35 +41,19 @@ def check_folder(out: Path) -> None:
     check_parent(out)
 
 
-def hidden(out: Path) -> Path:
-    """The name that `out` has until it is whole."""
-    return out.with_name(f".{out.name}.{os.getpid()}.tmp")
-
-
 def write(out: Path, rows: Iterator[Row], schema: Any, summary: Summary) -> None:
-    """Write the rows under a hidden name and rename the file; with no row at all, refuse and leave nothing.
+    """Write the rows to a whole file; with no row at all, refuse and leave nothing.
 
     `schema` is a Parquet file's; None: all columns are lists of integers.
     """
     counted = _counted(rows, summary)
-    try:
-        with hidden(out).open("wb") as file:
-            if out.suffix == ".parquet":
-                _write_parquet(file, counted, schema)
-            else:
-                file.writelines(map(line, counted))
-            if not summary.rows:
-                raise summary.nothing()
-            file.flush()
-            os.fsync(file.fileno())
-        hidden(out).replace(out)
-    except OSError as error:
-        raise TrajkitError(
-            f"{out}: cannot be written ({error.strerror or error}). What was there before is untouched."
-        ) from error
-    finally:
-        with suppress(OSError):
-            hidden(out).unlink(missing_ok=True)
+    with whole(out) as file:
+        if out.suffix == ".parquet":
+            _write_parquet(file, counted, schema)
+        else:
+            file.writelines(map(line, counted))
+        if not summary.rows:
+            raise summary.nothing()
 
 
 def _counted(rows: Iterator[Row], summary: Summary) -> Iterator[Row]:

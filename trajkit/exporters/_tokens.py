@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.errors import BadData, TrajkitError
 from trajkit.examples import Selected, chat
 from trajkit.exporters._rows import Row, Unfit, check_text, row, with_reasoning
 from trajkit.terminal import clean
+from trajkit.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from trajkit.exporters import Options, Summary
@@ -75,20 +76,9 @@ def _read(file: Selected) -> Iterator[tuple[Row, dict[str, Any]]]:
 
 
 def _masks(options: Options) -> Masks:
-    if not options.tokenizer or not Path(options.tokenizer).is_dir():
-        raise UsageError(f"--tokenizer {options.tokenizer}: there is no such folder. Name the folder of the model.")
-    try:
-        from transformers import AutoTokenizer
+    tokenizer = load_tokenizer(options.tokenizer or "")
+    from trajkit.masks import Masks
 
-        from trajkit.masks import Masks
-    except ImportError as error:
-        raise UsageError(f"--tokenizer needs transformers ({error}): pip install 'trajkit[server]'.") from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, local_files_only=True)
-    except Exception as error:  # transformers raises what it pleases
-        raise UsageError(
-            f"--tokenizer {options.tokenizer}: it cannot be loaded ({clean(str(error))[:300]})."
-        ) from error
     context = {} if options.max_length is None else {"context": options.max_length}
     return Masks(tokenizer, on_long=options.on_long or "error", per_step=options.per_step, **context)
 

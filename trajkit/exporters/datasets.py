@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajkit.errors import BadData, TrajkitError
-from trajkit.exporters import _files
+from trajkit.files import hidden
 from trajkit.progress import bar
 from trajkit.terminal import clean
 
@@ -62,7 +62,7 @@ def folder(file: Selected, out: Path, license: str | None, summary: Summary) -> 
     if not summary.read:
         raise summary.nothing()
     summary.written = summary.rows = summary.read
-    made = _files.hidden(out)
+    made = hidden(out)
     try:
         (made / DATA).parent.mkdir(parents=True)
         shutil.copyfile(file.path, made / DATA)

@@ -327,7 +327,7 @@ def _text(chunks: Iterator[bytes]) -> Iterator[str]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"no JSON: {error.msg} at character {error.pos}"
+        return f"no JSON: {error.msg.removesuffix(' at')} at character {error.pos}"
     if isinstance(error, RecursionError):
         return "no JSON that can be read: nested too deeply"
     return f"no JSON that can be read: {error}"

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import trajkit
 from trajkit.engine import MEMORY_LIMIT, Runs
-from trajkit.errors import TrajkitError, UsageError
+from trajkit.errors import UsageError
+from trajkit.files import whole
 from trajkit.report.tasks import choose_cut, index, keep_answer, lay_out, pack
 from trajkit.rules import method as find_method
 from trajkit.select import Summary, check_out, choose
@@ -150,23 +151,10 @@ def report(
 
 def _write(out: Path, parts: Iterator[bytes]) -> int:
     """Write `parts` to `out`, whole or not at all. Returns the size."""
-    hidden = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        with hidden.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            size = file.tell()
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(out)
-    except OSError as error:
-        raise TrajkitError(
-            f"{out}: cannot be written ({error.strerror or error}). What was there before is untouched; "
-            "make room or name another place with --out."
-        ) from error
-    finally:
-        hidden.unlink(missing_ok=True)
-    return size
+    with whole(out) as file:
+        for part in parts:
+            file.write(part)
+        return file.tell()
 
 
 def _page(parts: Mapping[str, str], data: Iterator[bytes]) -> Iterator[bytes]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajkit.errors import UsageError
 from trajkit.show.examples import Found, heading
 from trajkit.terminal import cell, clean
+from trajkit.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -27,7 +25,7 @@ def shown_tokens(found: Found, tokenizer: str, one_per_line: bool = False) -> It
     `one_per_line`: position, id, weight and text of each. Raises UsageError for a folder without a tokenizer of which
     masks can be made, or where the packages for it are not installed; BadData where the example cannot be masked.
     """
-    names = _Names(_load(tokenizer))
+    names = _Names(load_tokenizer(tokenizer))
     masks = _masks(names.tokenizer)
     yield from heading(found)
     yield cell(_LEGEND, "dim")
@@ -130,20 +128,3 @@ def _masks(tokenizer: Any) -> Masks:
     from trajkit.masks import Masks
 
     return Masks(tokenizer, context=_AS_LONG_AS_IT_IS)
-
-
-def _load(folder: str) -> Any:
-    # A tokenizer needs no PyTorch, and nobody needs to be told that there is none.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    if not Path(folder).is_dir():
-        raise UsageError(f"--tokenizer {folder}: there is no such folder. It holds tokenizer.json and a chat template.")
-    try:
-        import jinja2  # noqa: F401 (transformers reads chat templates with it)
-        import tokenizers  # noqa: F401
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise UsageError(f"--tokenizer needs the package {error.name}: pip install 'trajkit[server]'") from error
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        raise UsageError(f"--tokenizer {folder}: no tokenizer can be loaded there ({clean(str(error))}).") from error

@@ -1,0 +1,46 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from trajkit.errors import TrajkitError
+
+
+def hidden(path: Path) -> Path:
+    """The name that `path` has until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, under a hidden name; at the end it is brought to the disk and renamed to `path`.
+
+    Where the block is left by an exception nothing is left of it. Raises TrajkitError where it cannot be written; what
+    was there before is then untouched.
+    """
+    try:
+        with hidden(path).open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        hidden(path).replace(path)
+    except OSError as error:
+        raise TrajkitError(
+            f"{path}: cannot be written ({error.strerror or error}). What was there before is untouched; "
+            "make room or name another place."
+        ) from error
+    finally:
+        with suppress(OSError):
+            hidden(path).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write a whole file. Returns `path`. Raises as `whole` does."""
+    with whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return path
