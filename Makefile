@@ -1,4 +1,4 @@
-# make demo       explore -> select -> a picture, on the built-in environment
+# make demo       explore -> select -> a report to look at, on the built-in environment
 # make train      Algorithm 1 on the built-in environment: EEF beside RFT x 6, with a model from scratch
 # make test       the tests, the linters and the type checker's set-up included
 # Each sets up .venv by itself. PYTHON names another Python (>= 3.11).
@@ -19,7 +19,7 @@ setup-train: .venv/train
 .venv/base: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip $(PIP) -e .
+	$(BIN)/pip $(PIP) -e '.[report]'
 	touch $@
 
 .venv/train: .venv/base
@@ -45,7 +45,7 @@ demo: .venv/base
 	$(BIN)/trajkit explore --runs demo/runs --env envs.webshop:WebShop --policy envs.webshop:Expert --role expert --iteration 0
 	$(BIN)/trajkit explore --runs demo/runs --env envs.webshop:WebShop --policy envs.webshop:Novice --plan initial --plan skip_length --iteration 1
 	$(BIN)/trajkit select --input demo/runs --out demo/sft.parquet
-	$(BIN)/trajkit show --runs demo/runs
+	$(BIN)/trajkit report --runs demo/runs --out demo/report.html
 
 # make train                                   EEF beside RFT x 6 on the built-in shop
 # make train METHOD=rft ENV=envs.scienceworld:ScienceWorld MODEL=folder
@@ -94,7 +94,8 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint sql train/studies
 
-# Writes what the documents show: tables, rules, every command's real output, the picture.
+# Writes what the documents show: tables, rules, every command's real output, the drawing. (The README's picture is of
+# docs/screenshot.py, which needs Chromium.)
 docs: .venv/dev
 	$(BIN)/python docs/generate.py
 

@@ -376,7 +376,9 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path: Path) -> None:
         out.write_bytes(b"what was there before")
         result = trajkit("select", "--input", runs, "--out", out, "--method", "sft_all")
         assert result.code == 1
-        assert f"{out}: cannot be written (No space left on device)" in result.err and "name another place" in result.err
+        assert (
+            f"{out}: cannot be written (No space left on device)" in result.err and "name another place" in result.err
+        )
         assert out.read_bytes() == b"what was there before"
         assert list(disk.iterdir()) == [out]
 
