@@ -25,6 +25,10 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+def pytest_runtest_setup() -> None:
+    os.environ.pop("COLUMNS", None)  # readline sets it for the processes of `pytest -n`: output would be wrapped there
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real logs (TRAJKIT_DATA, else ../shared/data beside the checkout); skips where there is none."""

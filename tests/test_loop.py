@@ -22,7 +22,7 @@ pytest.importorskip("transformers", reason="needs transformers: make setup-train
 
 from train.loop import MANIFEST, loop
 from train.settings import Settings, load
-from train.study import read, run
+from train.study import _changes, read, run
 from trajkit.engine import Runs
 from trajkit.errors import UsageError
 
@@ -240,7 +240,7 @@ def test_a_policy_server_that_never_comes_up_is_a_clear_error(
 
 STUDY = """
 config = "tinyshop"
-seeds = [0, 1]
+seeds = [0]
 first = "clone"
 set = [{common}]
 [arms]
@@ -255,13 +255,17 @@ def test_a_study_runs_its_arms_and_shares_what_is_the_same(tmp_path: Path) -> No
     tiny = [*SMALL, "explore.env_args.train_tasks=10", "explore.env_args.test_tasks=4", "train.steps=10"]
     path.write_text(STUDY.format(common=", ".join(json.dumps(change) for change in tiny)))
     runs = run(read(path), tmp_path / "out", jobs=2)
-    assert {name: len(found) for name, found in runs.items()} == {"clone": 2, "RFT": 2, "all": 2}
+    assert {name: len(found) for name, found in runs.items()} == {"clone": 1, "RFT": 1, "all": 1}
+    weights = {name: (runs[name][0] / "theta-0/model/model.safetensors").read_bytes() for name in runs}
+    assert weights["clone"] == weights["RFT"] != weights["all"]
+
+
+def test_a_seed_of_a_study_is_that_of_all_that_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY.format(common=""))
     for seed in (0, 1):
-        weights = {name: (runs[name][seed] / "theta-0/model/model.safetensors").read_bytes() for name in runs}
-        assert weights["clone"] == weights["RFT"] != weights["all"]
-    assert (runs["clone"][0] / "base/model.safetensors").read_bytes() != (
-        runs["clone"][1] / "base/model.safetensors"
-    ).read_bytes()
+        settings = load(["tinyshop"], _changes(read(path), "RFT", seed))
+        assert {settings.train.seed, settings.explore.seed, settings.scratch.seed} == {seed}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     needed = [line for line in about.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert len(needed) < 8 and "torch" not in "".join(needed)
     assert not {"envs", "train", "tests"} & {path.name for path in installed.iterdir()}
+    assert {"page.html", "page.css", "page.js", "tree.js"} <= {
+        path.name for path in (installed / "trajkit/report").iterdir()
+    }
     write_run(runs, pair("e"))
     code = (
         "from trajkit.rules import sql_folder; from trajkit.select import select\n"
