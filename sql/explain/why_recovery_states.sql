@@ -12,7 +12,7 @@ states AS (
     SELECT
         expert_id,
         task_id,
-        CAST(unnest(range(n_actions)) AS INTEGER) AS step
+        unnest(range(n_actions)) AS step
     FROM experts
     UNION
     SELECT
@@ -25,7 +25,7 @@ states AS (
 SELECT
     s.task_id,
     s.expert_id,
-    s.step,
+    CAST(s.step AS INTEGER) AS step,
     b.n_rollouts,
     b.n_solved,
     b.n_no_outcome,

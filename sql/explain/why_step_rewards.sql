@@ -4,7 +4,7 @@
 WITH actions AS (
     SELECT
         trajectory_id,
-        CAST(unnest(range(branch_step, n_actions)) AS INTEGER) AS step
+        unnest(range(branch_step, n_actions)) AS step
     FROM candidates
     WHERE place > 3
 )
@@ -13,7 +13,7 @@ SELECT
     c.task_id,
     c.role AS kind,
     CAST(NULL AS VARCHAR) AS expert_id,
-    a.step,
+    CAST(a.step AS INTEGER) AS step,
     c.trajectory_id,
     s.trajectory_id IS NOT NULL AS chosen,
     CASE

@@ -20,7 +20,8 @@ states AS (
         expert_id,
         n_actions,
         samples,
-        skip_length * unnest(range(1, m + 1)) AS step
+        skip_length,
+        unnest(range(1, m + 1)) AS k
     FROM intervals
 ),
 
@@ -28,10 +29,10 @@ rollouts AS (
     SELECT
         task_id,
         expert_id,
-        step,
+        k * skip_length AS step,
         unnest(range(samples)) AS sample
     FROM states
-    WHERE step < n_actions
+    WHERE k * skip_length < n_actions
 )
 
 SELECT

@@ -41,7 +41,7 @@ sampled AS (
     SELECT
         o.iteration,
         o.role,
-        CAST(sum(len(m.token_ids)) AS BIGINT) AS n_tokens
+        CAST(sum(array_length(m.token_ids)) AS BIGINT) AS n_tokens
     FROM messages AS m
     INNER JOIN outcomes AS o ON m.trajectory_id = o.trajectory_id
     WHERE m.token_ids IS NOT NULL

@@ -11,7 +11,7 @@ WITH texts AS (
         trajectory_id,
         step,
         coalesce(length(content), 0) + coalesce(length(reasoning), 0) + coalesce(length(tool_calls), 0) AS n_characters,
-        len(token_ids) AS n_tokens
+        array_length(token_ids) AS n_tokens
     FROM messages
 ),
 

@@ -13,7 +13,8 @@ WITH lengths AS (
 ),
 
 widths AS (
-    SELECT CAST(ceil((quantile_disc(n_actions, 0.99) + 1) / 20) AS INTEGER) AS width FROM lengths
+    SELECT CAST(ceil((percentile_disc(0.99) WITHIN GROUP (ORDER BY n_actions) + 1) / 20) AS INTEGER) AS width
+    FROM lengths
 ),
 
 binned AS (

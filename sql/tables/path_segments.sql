@@ -28,16 +28,19 @@ ancestors AS (
     SELECT
         trajectory_id,
         grandparent_id AS ancestor_id,
-        least(branch_step, parent_branch_step) AS shared_steps
+        least(branch_step, parent_branch_step) AS shared_steps,
+        [parent_id] AS passed -- parents that form a cycle (`validate` finds them) must not loop for ever
     FROM branches
     WHERE grandparent_id IS NOT NULL AND parent_branch_step > 0
-    UNION -- not UNION ALL: parents that form a cycle (`validate` finds them) must not loop for ever
+    UNION ALL
     SELECT
         a.trajectory_id,
         b.parent_id AS ancestor_id,
-        least(a.shared_steps, b.branch_step) AS shared_steps
+        least(a.shared_steps, b.branch_step) AS shared_steps,
+        list_append(a.passed, b.trajectory_id) AS passed
     FROM ancestors AS a
     INNER JOIN parent_branches AS b ON a.ancestor_id = b.trajectory_id
+    WHERE NOT list_contains(a.passed, b.trajectory_id)
 )
 
 SELECT

@@ -49,8 +49,8 @@ SELECT
     t.task_id,
     t.role,
     a.step,
-    list_sum(a.reward_values) / len(a.reward_values) AS step_reward,
-    CAST(len(a.reward_values) AS INTEGER) AS n_rollouts
+    list_sum(a.reward_values) / array_length(a.reward_values) AS step_reward,
+    CAST(array_length(a.reward_values) AS INTEGER) AS n_rollouts
 FROM scored AS t
 INNER JOIN after_actions AS a ON t.trajectory_id = a.trajectory_id
 WHERE a.step < t.n_actions - 1
