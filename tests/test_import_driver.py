@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from import_helpers import chat_record, files_below, read_runs, run_import, writ
 
 from trajkit.cli.import_ import command
 from trajkit.errors import BadData, BadRecord, TrajkitError, UsageError
-from trajkit.importers import Options, formats, load
+from trajkit.importers import Options, formats, import_files, load
 from trajkit.importers._files import Raw, SourceFile, Window, elements, members
 
 
@@ -47,7 +48,7 @@ sizes = st.integers(1, 40)
 def test_an_array_gives_its_elements_exactly(values: list[Any], indent: int | None, ascii: bool, size: int) -> None:
     text = json.dumps(values, indent=indent, ensure_ascii=ascii)
     found = list(elements(Text(text, size=size)))
-    assert [raw.value for raw in found] == values and all(raw.error is None for raw in found)
+    assert [raw.exact().value for raw in found] == values and all(raw.error is None for raw in found)
     assert [json.loads(raw.text) for raw in found] == values
     lines = text.split("\n")
     assert all(raw.text.split("\n")[0] in lines[raw.line - 1] for raw in found)
@@ -60,20 +61,21 @@ def test_an_object_gives_its_members_exactly(values: dict[str, Any], indent: int
     flat = [
         pair for k, v in values.items() for pair in (v.items() if k == "logs" and isinstance(inner, dict) else [(k, v)])
     ]
-    assert [(raw.key, raw.value) for raw in found] == flat
+    assert [(raw.key, raw.exact().value) for raw in found] == flat
 
 
 @given(values=st.lists(json_values, max_size=6), size=sizes)
+@example([{"𐀀": {"": None, "\x80": None}}], 22)  # the first bytes end inside a character
 def test_json_lines_and_a_row_of_objects(values: list[Any], size: int) -> None:
     lines = "".join(json.dumps(value, ensure_ascii=False) + "\r\n\n" for value in values)
     lines = lines.rstrip("\n") if size % 2 else lines
     found = list(elements(Text(lines, "f.jsonl", size)))
-    assert [raw.value for raw in found] == values and [raw.line for raw in found] == [
+    assert [raw.exact().value for raw in found] == values and [raw.line for raw in found] == [
         1 + 2 * i for i in range(len(values))
     ]
     boxes = [{"v": value} for value in values]
     pretty = "\n".join(json.dumps(box, indent=2) for box in boxes)
-    assert [raw.value for raw in elements(Text(pretty, "f.json", size))] == boxes
+    assert [raw.exact().value for raw in elements(Text(pretty, "f.json", size))] == boxes
 
 
 @given(
@@ -84,7 +86,7 @@ def test_a_cut_costs_the_record_it_is_in_and_loses_no_text(values: list[Any], da
     text = json.dumps(values, ensure_ascii=False, indent=data.draw(layouts))
     cut = data.draw(st.integers(1, len(text) - 1))
     *whole, last = list(elements(Text(text[:cut], size=data.draw(sizes))))
-    assert [raw.value for raw in whole] == values[: len(whole)] and all(raw.error is None for raw in whole)
+    assert [raw.exact().value for raw in whole] == values[: len(whole)] and all(raw.error is None for raw in whole)
     assert last.error is not None and "cut" in last.error and text[:cut].endswith(last.text)
 
 
@@ -103,12 +105,38 @@ def test_whatever_a_file_holds_reading_ends_and_says_what_is_wrong(text: str, si
         assert all(raw.error is None or raw.text in text for raw in found)
 
 
+nested = st.recursive(
+    st.integers(0, 9) | st.sampled_from(['}, {"a"', '}, "k": {"a"', "x"]),
+    lambda inner: st.dictionaries(st.sampled_from("ab"), inner, max_size=2) | st.lists(inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@given(values=st.lists(st.fixed_dictionaries({"a": nested}), min_size=2, max_size=8), indent=layouts, size=sizes)
+def test_records_that_hold_what_looks_like_their_end(values: list[Any], indent: int | None, size: int) -> None:
+    found = list(elements(Text(json.dumps(values, indent=indent), size=size)))
+    assert [(raw.value, raw.error) for raw in found] == [(value, None) for value in values]
+    keyed = {str(n): value for n, value in enumerate(values)}
+    found = list(members(Window(Text(json.dumps(keyed, indent=indent), size=size)), inner="logs"))
+    assert [(raw.key, raw.value) for raw in found] == list(keyed.items())
+
+
+def test_integers_beyond_64_bits_stay_what_they_are(tmp_path: Path) -> None:
+    calls = [{"id": "1", "function": {"name": "f", "arguments": "{}", "n": 2**70}}]
+    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    more = {"messages": said, "task_id": 2**64, "tools": [{"n": -(2**65)}], "meta": {"n": [2**64, 1e16, 1e-7]}}
+    run = run_import(tmp_path / "runs", "openai", write_lines(tmp_path / "1.jsonl", [chat_record(**more)]))
+    row = run.by_task()[str(2**64)]
+    assert json.loads(row["tools"]) == more["tools"] and json.loads(row["meta"]) == {"meta": more["meta"]}
+    assert json.loads(run.of(row)[1]["tool_calls"]) == calls
+
+
 def test_a_broken_record_costs_only_itself() -> None:
     good = '{"text": "a, } ] \\" b"}'
     broken = ['{"a": }', '{"a": [1, 2}', "nope", '{"a": "\\x"}']
     for bad in broken:
         found = list(elements(Text(f"[{good}, {bad}, {good}]", size=1000)))
-        assert [raw.value for raw in (found[0], found[-1])] == [json.loads(good)] * 2, bad
+        assert [raw.exact().value for raw in (found[0], found[-1])] == [json.loads(good)] * 2, bad
         assert any(raw.error for raw in found[1:-1]), bad
 
 
@@ -245,6 +273,70 @@ def test_strict_with_many_records_keeps_only_full_parts(tmp_path: Path, monkeypa
     write_lines(file, [chat_record(n) for n in range(6)])
     run = run_import(tmp_path / "runs", "openai", file, strict=True)
     assert (run.counts.imported, run.counts.already, len(run.trajectories)) == (2, 4, 6)
+
+
+@pytest.fixture
+def several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes also for what is small, with a few records a job."""
+    monkeypatch.setattr("trajkit.importers._processes.LARGE", 0)
+    monkeypatch.setattr("trajkit.importers._processes.JOB_BYTES", 2_000)
+    monkeypatch.setattr("trajkit.importers._processes._cores", lambda: 2)
+
+
+def odd_lines(folder: Path) -> list[Path]:
+    """Files with everything that a line can be, each a few jobs long; some alike."""
+    odd = ["", "  ", "bad", "[1]", json.dumps(chat_record(1, x=2**70)), json.dumps(chat_record(reward="1"))]
+    odd += [json.dumps(chat_record(2, x=math.nan)), '{"messages": ["\\ud83d"]}', "[" * 2000]
+    lines = [json.dumps(chat_record(n % 40, noise="é" * (n % 300))) if n % 3 else odd[n % len(odd)] for n in range(120)]
+    text = "\ufeff\n" + "\n".join(lines)
+    folder.mkdir()
+    (folder / "1.jsonl").write_text(text)
+    (folder / "2.jsonl").write_text("\n".join(lines[::-1]) + "\r\n\n")
+    (folder / "3.jsonl.gz").write_bytes(gzip.compress(text.encode())[:-20])
+    (folder / "4.json").write_text("[" + ",\n".join(line for line in lines if line.startswith('{"messages": [{')))
+    (folder / "5.jsonl").write_text("bad\n" * 1000)
+    (folder / "6.jsonl").write_text("")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_several_processes_import_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, strict: bool
+) -> None:
+    files = [str(path) for path in odd_lines(tmp_path / "logs")]
+    monkeypatch.setattr("trajkit.store.PART_TRAJECTORIES", 7)
+    results = []
+    for name in ("one", "two"):
+        if name == "two":
+            request.getfixturevalue("several_processes")
+        said: list[str] = []
+        ended: Any
+        try:
+            ended = vars(import_files("openai", files, tmp_path / name, Options(), strict=strict, say=said.append))
+        except BadData as error:
+            ended = str(error)
+        results.append((ended, said, files_below(tmp_path / name)))
+    assert results[0] == results[1]
+    assert strict == isinstance(results[0][0], str)
+    assert strict or len(results[0][2]) > 10
+
+
+def test_a_process_that_is_killed_is_said_and_the_import_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several_processes: None
+) -> None:
+    file = write_lines(tmp_path / "1.jsonl", [chat_record(n, noise="x" * 1000) for n in range(40)])
+
+    class Dying(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trajkit.importers._processes.subprocess.Popen", Dying)
+        with pytest.raises(TrajkitError, match=r"ended \(exit code -9\).*Run the command again"):
+            run_import(tmp_path / "runs", "openai", file)
+    assert not (tmp_path / "runs" / "import-openai-policy").exists()
+    assert run_import(tmp_path / "runs", "openai", file).counts.imported == 40
 
 
 def test_a_torn_gzip_gives_what_can_be_read(tmp_path: Path) -> None:

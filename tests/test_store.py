@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -357,6 +358,29 @@ def test_writing_the_same_twice_changes_nothing(tmp_path: Path) -> None:
             assert writer.add(trajectory(number))
             assert not writer.add(trajectory(number))
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.rglob("*.parquet")} == before
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_batches_make_the_same_parts_as_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: bool
+) -> None:
+    monkeypatch.setattr(store, "PART_TRAJECTORIES", 4)
+    monkeypatch.setattr(store, "PART_BYTES", 1000)
+    rng = random.Random(3)
+    for attempt in range(4):
+        rows = [trajectory(rng.randrange(25), "x" * rng.choice([1, 900])) for _ in range(30)]
+        known = {row.trajectory["trajectory_id"] for row in rng.sample(rows, 5)}
+        one, several = tmp_path / f"one-{attempt}", tmp_path / f"several-{attempt}"
+        with RunWriter(one, known) as writer:
+            taken = [writer.add(row) for row in rows]
+        with RunWriter(several, known, behind=behind) as writer:
+            cuts = [0, *sorted(rng.sample(range(30), 3)), 30]
+            new = [writer.extend(store.batch(rows[a:b])) for a, b in itertools.pairwise(cuts)]
+        assert taken == [one for some in new for one in some]
+        files = [
+            {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.parquet")} for run in (one, several)
+        ]
+        assert files[0] == files[1] and len(files[0]) > 4
 
 
 def test_an_exception_drops_only_the_part_that_was_not_written(tmp_path: Path) -> None:

@@ -6,29 +6,48 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate, compress, repeat
+from typing import Any, NamedTuple
+
+import orjson
 
 from trajkit.errors import BadRecord
-from trajkit.schema import ENDED, MESSAGE_ROLES, ROLES
+from trajkit.schema import ENDED, MESSAGE_ROLES, MESSAGES, ROLES
 
 Row = dict[str, Any]
+Columns = dict[str, Sequence[Any]]
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _INT32 = range(-(2**31), 2**31)
 _TEXTS = ("reasoning", "tool_call_id", "name")
 _LISTS = {"token_ids": "i", "logprobs": "f"}
-# Provenance: two records that differ only here are the same trajectory.
-_NOT_IDENTITY = {"created_at", "meta"}
+_COLUMNS = tuple(field.name for field in MESSAGES if field.name != "trajectory_id")
+_PLAIN = {"seq", "step", "role", "content"}  # the first of them; the others of a message that is no more are null
+_NULLS = orjson.Fragment(",".join(["null"] * (len(_COLUMNS) - len(_PLAIN))))
+_MESSAGE_ROLES = frozenset(MESSAGE_ROLES)
+_SURROGATE = "it holds half a surrogate pair, which no UTF-8 text can hold"
 
 
-@dataclass(frozen=True)
-class Record:
-    """One trajectory with its own messages, as rows ready for `trajkit.store.RunWriter`."""
+class Record(NamedTuple):
+    """One trajectory with its own messages, ready for `trajkit.store.RunWriter`.
+
+    `columns` are the messages' by name, all as long as there are messages; one that is not there is null
+    throughout, and trajectory_id is not among them. `size` is about how many bytes it takes, by which parts are cut.
+    """
 
     trajectory: Row
-    messages: list[Row]
+    columns: Columns
+    size: int
+
+    @property
+    def messages(self) -> list[Row]:
+        """The messages as rows."""
+        rows = zip(*_all_columns(self.columns), strict=False)
+        trajectory_id = self.trajectory["trajectory_id"]
+        return [dict(zip(_COLUMNS, row, strict=True), trajectory_id=trajectory_id) for row in rows]
 
 
 def to_json(value: Any) -> str:
@@ -45,16 +64,26 @@ def actions_digest(messages: Iterable[Mapping[str, Any]]) -> str:
     What counts is content, reasoning, and each tool call's function and arguments; ids that a
     server draws anew at every call do not. `sql/tables/action_sequences.sql` computes the same.
     """
-    digest = hashlib.md5(usedforsecurity=False)
+    return _digest(_action_texts(messages))
+
+
+def _action_texts(messages: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for message in messages:
         if message["role"] != "assistant" or message.get("context"):
             continue
         calls = message.get("tool_calls")
         calls = json.loads(calls) if isinstance(calls, str) else calls
         functions = to_json([c["function"] for c in calls if isinstance(c, dict) and "function" in c]) if calls else ""
-        text = "\x1f".join((message.get("content") or "", message.get("reasoning") or "", functions))
-        digest.update(hashlib.md5(_utf8(text), usedforsecurity=False).hexdigest().encode())
-    return digest.hexdigest()
+        yield "\x1f".join((message.get("content") or "", message.get("reasoning") or "", functions))
+
+
+def _digest(texts: Iterable[str]) -> str:
+    md5 = hashlib.md5
+    try:
+        each = [md5(text.encode(), usedforsecurity=False).hexdigest() for text in texts]
+    except UnicodeEncodeError:
+        raise BadRecord(_SURROGATE) from None
+    return md5("".join(each).encode(), usedforsecurity=False).hexdigest()
 
 
 def record(
@@ -97,9 +126,8 @@ def record(
         raise BadRecord(f"ended is {ended!r}: one of {', '.join(ENDED)} is needed")
     if success is not None and not isinstance(success, bool):
         raise BadRecord(f"success is {success!r}: true, false or null is needed")
-    rows = _message_rows(messages, branch_step, first_seq)
-    n_steps = sum(_is_action(row) for row in rows)
-    trajectory: Row = {
+    columns, n_steps, actions = _columns(messages, branch_step, first_seq)
+    identity: Row = {
         "task_id": task_id,
         "env": env,
         "split": split,
@@ -114,21 +142,63 @@ def record(
         "success": success,
         "ended": ended,
         "error": error,
-        "actions_digest": actions_digest(rows),
+        "actions_digest": _digest(actions),
         "tools": None if tools is None else tools if isinstance(tools, str) else to_json(tools),
         "seed": seed,
-        "created_at": created_at,
-        "meta": to_json(meta) if meta else None,
     }
-    identity = {key: value for key, value in trajectory.items() if key not in _NOT_IDENTITY}
-    told = [list(row.values()) for row in rows]
-    trajectory_id = hashlib.sha256(_utf8(to_json([identity, told]))).hexdigest()[:32]
-    for row in rows:
-        row["trajectory_id"] = trajectory_id
-    return Record({"trajectory_id": trajectory_id, **trajectory}, rows)
+    # Provenance: two records that differ only here are the same trajectory.
+    provenance: Row = {"created_at": created_at, "meta": to_json(meta) if meta else None}
+    trajectory_id = hashlib.sha256(_identity_json(identity, columns)).hexdigest()[:32]
+    size = _size(columns) + len(provenance["meta"] or "")
+    return Record({"trajectory_id": trajectory_id, **identity, **provenance}, columns, size)
 
 
-def _message_rows(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> list[Row]:
+def _identity_json(identity: Row, columns: Columns) -> bytes:
+    """What the id is a digest of, as `to_json` writes it. orjson writes it alike but for some floats and what neither
+    can write."""
+    reward = identity["reward"]
+    if "logprobs" not in columns and (not reward or 1e-4 <= abs(reward) < 1e16):
+        if columns.keys() == _PLAIN:
+            told = zip(*columns.values(), repeat(_NULLS), strict=False)
+        else:
+            told = zip(*_all_columns(columns), strict=False)
+        with suppress(TypeError):
+            return orjson.dumps([identity, list(told)], option=_OPTIONS)
+    return _utf8(to_json([identity, list(zip(*_all_columns(columns), strict=False))]))
+
+
+def _size(columns: Columns) -> int:
+    if columns.keys() == _PLAIN:
+        return 64 * len(columns["content"]) + sum(map(len, columns["content"]))
+    size = 64 * len(columns["seq"])
+    for name in ("content", "reasoning", "tool_calls"):
+        size += sum(len(text) for text in columns.get(name, ()) if text)
+    for name in _LISTS:
+        size += 4 * sum(len(values) for values in columns.get(name, ()) if values)
+    return size
+
+
+def _all_columns(columns: Columns) -> list[Iterable[Any]]:
+    return [columns.get(name) or repeat(None) for name in _COLUMNS]
+
+
+def _columns(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> tuple[Columns, int, Iterable[str]]:
+    """The messages' columns, the number of actions among them, and these as `_digest` takes them."""
+    messages = list(messages)
+    with suppress(KeyError, TypeError):  # what is wrong is told below
+        roles, contents = [message["role"] for message in messages], [message["content"] for message in messages]
+        if {*map(len, messages)} == {2} and {*map(type, contents)} == {str} and _MESSAGE_ROLES.issuperset(roles):
+            actions = [role == "assistant" for role in roles]
+            *steps, after = accumulate(actions, initial=step)
+            columns = {"seq": range(seq, seq + len(roles)), "step": steps, "role": roles, "content": contents}
+            return columns, after - step, [f"{content}\x1f\x1f" for content in compress(contents, actions)]
+    rows = _rows(messages, step, seq)
+    columns = {name: [row[name] for row in rows] for name in _COLUMNS}
+    used = {name: values for name, values in columns.items() if name in _PLAIN or values.count(None) < len(rows)}
+    return used, sum(map(_is_action, rows)), _action_texts(rows)
+
+
+def _rows(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> list[Row]:
     rows: list[Row] = []
     for position, message in enumerate(messages):
         role, content, calls = message.get("role"), message.get("content"), message.get("tool_calls")
@@ -218,4 +288,4 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise BadRecord("it holds half a surrogate pair, which no UTF-8 text can hold") from None
+        raise BadRecord(_SURROGATE) from None

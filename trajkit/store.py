@@ -14,18 +14,23 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trajkit.errors import TrajkitError
 from trajkit.records import Record, Row, to_json
-from trajkit.schema import arrow_schema
+from trajkit.schema import TABLES, arrow_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PART_TRAJECTORIES = 20_000
 PART_BYTES = 64 * 2**20
 
-_being_written: set[str] = set()  # the names of this process's own hidden parts
+being_written: set[str] = set()  # the names of this process's own hidden parts
 
 
 def parts(runs: str | os.PathLike[str], table: str) -> list[Path]:
@@ -33,13 +38,23 @@ def parts(runs: str | os.PathLike[str], table: str) -> list[Path]:
 
     `runs` may also be a single Parquet file of that table. Empty when there is none.
     """
+    return all_parts(runs)[table]
+
+
+def all_parts(runs: str | os.PathLike[str]) -> dict[str, list[Path]]:
+    """`parts` of every table, as they lay there at one moment."""
     root = Path(runs)
-    if root.is_file():
-        return [root] if root.name.startswith(table) else []
-    found = []
+    listed = [str(root)] if root.is_file() else _listed(root)
+    while not root.is_file() and (again := _listed(root)) != listed:
+        listed = again  # parts came and went while they were listed (`compact`): what came may have been missed
+    return {table: [Path(file) for file in listed if os.path.basename(file).startswith(table)] for table in TABLES}
+
+
+def _listed(root: Path) -> list[str]:
+    found: list[str] = []
     for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(folder, name) for name in files if name.startswith(table) and name.endswith(".parquet")]
+        folders[:] = (name for name in folders if not name.startswith("."))
+        found += (os.path.join(folder, name) for name in files if name.endswith(".parquet"))
     return sorted(found)
 
 
@@ -52,8 +67,43 @@ def existing_ids(runs: str | os.PathLike[str]) -> set[str]:
         try:
             ids.update(pq.read_table(part, columns=["trajectory_id"])["trajectory_id"].to_pylist())
         except Exception as error:
+            if not part.exists() and part not in parts(runs, "trajectories"):
+                return existing_ids(runs)  # `compact` has put it into another part
             raise TrajkitError(f"{part}: cannot be read ({error}). Remove it, then run this command again.") from error
     return ids
+
+
+class Batch(NamedTuple):
+    """Trajectories as the two tables' rows, in the same order; of each its number of messages and its size in bytes."""
+
+    trajectories: pa.Table
+    messages: pa.Table
+    lengths: list[int]
+    sizes: list[int]
+
+
+def batch(records: Sequence[Record]) -> Batch:
+    """The records as tables."""
+    import pyarrow as pa
+
+    lengths = [len(record.columns["seq"]) for record in records]
+    rows = [record.trajectory for record in records]
+    used = {name for record in records for name in record.columns}
+    columns = {}
+    for field in arrow_schema("messages"):
+        if field.name == "trajectory_id":
+            ids = (row["trajectory_id"] for row in rows)
+            columns[field.name] = pa.array(list(chain.from_iterable(map(repeat, ids, lengths))), field.type)
+        elif field.name not in used:
+            columns[field.name] = pa.nulls(sum(lengths), field.type)
+        else:
+            own = [
+                record.columns[field.name] if field.name in record.columns else repeat(None, n)
+                for record, n in zip(records, lengths, strict=True)
+            ]
+            columns[field.name] = pa.array(list(chain.from_iterable(own)), field.type)
+    messages = pa.table(columns, schema=arrow_schema("messages"))
+    return Batch(_table("trajectories", rows), messages, lengths, [record.size for record in records])
 
 
 class RunWriter:
@@ -61,17 +111,21 @@ class RunWriter:
 
     `known` are ids that are already in the runs; `add` passes those over, so that writing the
     same thing twice changes nothing. Use it as a context manager: leaving it writes what is
-    left, leaving it by an exception drops the part that was not yet written.
+    left, leaving it by an exception drops the part that was not yet written. With `behind` a full
+    part is written by a thread while the next one is gathered.
     """
 
-    def __init__(self, run: str | os.PathLike[str], known: Iterable[str] = ()) -> None:
+    def __init__(self, run: str | os.PathLike[str], known: Iterable[str] = (), behind: bool = False) -> None:
         self.run = Path(run)
         self._known = set(known)
         self._records: list[Record] = []
-        self._bytes = 0
+        self._batches: list[Batch] = []
+        self._n = self._bytes = 0
+        self._thread = ThreadPoolExecutor(1) if behind else None
+        self._writing: Future[Path] | None = None
         try:
             self.run.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(self.run)
+            remove_leftovers(self.run)
         except OSError as error:
             raise TrajkitError(f"{self.run}: no run can be written there ({error.strerror or error}).") from error
 
@@ -82,54 +136,99 @@ class RunWriter:
             return False
         self._known.add(trajectory_id)
         self._records.append(record)
-        self._bytes += sum(_size(row) for row in record.messages) + len(record.trajectory["meta"] or "")
-        if len(self._records) >= PART_TRAJECTORIES or self._bytes >= PART_BYTES:
+        if self._counts(record.size):
             self.flush()
         return True
 
+    def extend(self, batch: Batch) -> list[bool]:
+        """`add` each trajectory of a batch in turn."""
+        taken = []
+        first = 0  # of those that are taken and not yet gathered
+        for at, trajectory_id in enumerate(batch.trajectories["trajectory_id"].to_pylist()):
+            new = trajectory_id not in self._known
+            taken.append(new)
+            if not new:
+                self._gather(batch, first, at)
+                first = at + 1
+                continue
+            self._known.add(trajectory_id)
+            if self._counts(batch.sizes[at]):
+                self._gather(batch, first, at + 1)
+                first = at + 1
+                self.flush()
+        self._gather(batch, first, len(taken))
+        return taken
+
+    def _counts(self, size: int) -> bool:
+        """Count one more. True when the part is full."""
+        self._n += 1
+        self._bytes += size
+        return self._n >= PART_TRAJECTORIES or self._bytes >= PART_BYTES
+
+    def _gather(self, batch: Batch, first: int, end: int) -> None:
+        if first < end:
+            before, own = sum(batch.lengths[:first]), sum(batch.lengths[first:end])
+            trajectories, messages = batch.trajectories[first:end], batch.messages[before : before + own]
+            self._batches.append(Batch(trajectories, messages, batch.lengths[first:end], batch.sizes[first:end]))
+
     def flush(self) -> None:
         """Write what was added so far as one part."""
+        import pyarrow as pa
+
         if self._records:
-            write_part(
-                self.run,
-                {
-                    "trajectories": [record.trajectory for record in self._records],
-                    "messages": [row for record in self._records for row in record.messages],
-                },
-            )
-            self._records, self._bytes = [], 0
+            self._batches.append(batch(self._records))
+        if self._batches:
+            tables = {
+                "trajectories": pa.concat_tables([one.trajectories for one in self._batches]),
+                "messages": pa.concat_tables([one.messages for one in self._batches]),
+            }
+            self._records, self._batches, self._n, self._bytes = [], [], 0, 0
+            if self._thread is None:
+                write_part(self.run, tables)
+            else:
+                self._wait()
+                self._writing = self._thread.submit(write_part, self.run, tables)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
 
     def __enter__(self) -> RunWriter:
         return self
 
     def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        if kind is None:
-            self.flush()
+        try:
+            if kind is None:
+                self.flush()
+                self._wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
 
 
-def write_part(run: Path, tables: dict[str, list[Row]]) -> Path:
-    """Write one part (rows by table name) below `run` and return its folder.
+def write_part(run: Path, tables: Mapping[str, list[Row] | pa.Table]) -> Path:
+    """Write one part (rows or an Arrow table by table name) below `run` and return its folder.
 
     The part's name is a digest of its rows' keys: writing the same part again changes nothing.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows_of = tables.get("trajectories") or tables["tasks"]
-    keys = "\n".join(row.get("trajectory_id") or to_json(row) for row in rows_of)
+    whole = {name: _table(name, rows) if isinstance(rows, list) else rows for name, rows in tables.items()}
+    ids = (
+        whole["trajectories"]["trajectory_id"].to_pylist() if "trajectories" in whole else map(to_json, tables["tasks"])
+    )
+    keys = "\n".join(ids)
     digest = hashlib.sha256(f"{sorted(tables)}\n{keys}".encode()).hexdigest()[:16]
     part = run / f"part-{digest}"
     if part.exists():
         return part
-    hidden = run / f".part-{digest}-{secrets.token_hex(4)}.{socket.gethostname()}.{os.getpid()}.tmp"
-    _being_written.add(hidden.name)
+    hidden = hidden_part(run, digest)
     try:
         hidden.mkdir(parents=True)
-        for name, rows in tables.items():
-            schema = arrow_schema(name)
-            columns = {field: _column(rows, field) for field in schema.names}
+        for name, table in whole.items():
             with open(hidden / f"{name}.tmp", "wb") as file:
-                pq.write_table(pa.table(columns, schema=schema), file, compression="zstd")
+                pq.write_table(table, file, compression="zstd")
                 file.flush()
                 os.fsync(file.fileno())
         # Whole files get their names only now, for a foreign glob may look into hidden folders: it never meets a torn
@@ -146,7 +245,7 @@ def write_part(run: Path, tables: dict[str, list[Row]]) -> Path:
             "mend that and run the command again, what is already written is not repeated."
         ) from error
     finally:
-        _being_written.discard(hidden.name)
+        being_written.discard(hidden.name)
     return part
 
 
@@ -156,6 +255,23 @@ def write_tasks(run: str | os.PathLike[str], tasks: list[Row]) -> None:
         write_part(Path(run), {"tasks": tasks})
 
 
+def hidden_part(run: Path, label: str) -> Path:
+    """A name for a hidden folder in `run`, which says whose it is: `remove_leftovers` takes it once this process ended.
+
+    Take the name out of `being_written` when the folder has got its name or is gone.
+    """
+    hidden = run / f".part-{label}-{secrets.token_hex(4)}.{socket.gethostname()}.{os.getpid()}.tmp"
+    being_written.add(hidden.name)
+    return hidden
+
+
+def _table(name: str, rows: list[Row]) -> pa.Table:
+    import pyarrow as pa
+
+    schema = arrow_schema(name)
+    return pa.table({field: _column(rows, field) for field in schema.names}, schema=schema)
+
+
 def _column(rows: list[Row], field: str) -> list[Any]:
     try:
         return [row[field] for row in rows]
@@ -163,12 +279,7 @@ def _column(rows: list[Row], field: str) -> list[Any]:
         return [row.get(field) for row in rows]
 
 
-def _size(message: Row) -> int:
-    size = 64 + len(message["content"] or "") + len(message["reasoning"] or "") + len(message["tool_calls"] or "")
-    return size + 4 * (len(message["token_ids"] or ()) + len(message["logprobs"] or ()))
-
-
-def _remove_leftovers(run: Path) -> None:
+def remove_leftovers(run: Path) -> None:
     """Remove hidden parts of writers on this machine that no longer run."""
     for leftover in run.glob(".part-*.tmp"):
         _, _, owner = leftover.name.removesuffix(".tmp")[1:].partition(".")
@@ -179,7 +290,7 @@ def _remove_leftovers(run: Path) -> None:
 
 def _alive(pid: int, name: str) -> bool:
     if pid == os.getpid():  # in a container every process may have the number of the one before
-        return name in _being_written
+        return name in being_written
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

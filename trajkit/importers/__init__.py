@@ -30,8 +30,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from trajkit.errors import BadData, BadRecord, TrajkitError, UsageError
+from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.importers import _processes
 from trajkit.importers._files import Raw, SourceFile
+from trajkit.importers._harvest import Harvest, Reject, Share, harvests
 from trajkit.records import Record
 from trajkit.store import RunWriter, existing_ids
 
@@ -133,11 +135,17 @@ def import_files(
     there = existing_ids(runs)
     counts = Counts()
     rejected = _Rejected(run)
+    jobs = _processes.plan(format, files)
     try:
-        with _bar(files) as bar, RunWriter(run, known=there) as writer:
-            for path in files:
-                file = SourceFile(path, bar.update)
-                _import_file(format, file, options, strict, writer, there, rejected, counts, say)
+        with _bar(files) as bar, RunWriter(run, known=there, behind=True) as writer:
+            if len(jobs) > 1:
+                found = _processes.in_processes(name, options, strict, jobs)
+            else:
+                found = harvests(format, jobs[0], options, strict)
+            intake = _Intake(strict, writer, there, rejected, counts, say)
+            for harvest in found:
+                bar.update(harvest.n_bytes)
+                intake.take(harvest)
         rejected.close()
     finally:
         rejected.discard()
@@ -151,55 +159,85 @@ def import_files(
     return counts
 
 
-def _import_file(
-    format: Format,
-    file: SourceFile,
-    options: Options,
-    strict: bool,
-    writer: RunWriter,
-    there: set[str],
-    rejected: _Rejected,
-    counts: Counts,
-    say: Callable[[str], object],
-) -> None:
-    counts.files += 1
-    rejected.start(file.path)
-    good = bad = 0
-    sample: Any = None
-    try:
-        for raw in format.records(file):
-            counts.read += 1
-            try:
-                if raw.error is not None:
-                    raise BadRecord(raw.error)
-                record = format.convert(raw, file, options)
-            except BadRecord as error:
-                if strict:
-                    way_out = "Mend it, or leave out --strict to set it aside."
-                    raise BadData(f"{file.path}: {_where(raw)}: {error}. {way_out}") from None
-                bad += 1
-                sample = raw.value if sample is None else sample
-                rejected.add(file.path, raw, str(error))
-                counts.set_aside[_kind(str(error))] += 1
-                continue
-            good += 1
-            trajectory = record.trajectory
-            if writer.add(record):
-                counts.imported += 1
-                counts.no_outcome += _no_outcome(trajectory)
-            elif trajectory["trajectory_id"] in there:
-                counts.already += 1
+@dataclass
+class _Intake:
+    """Takes harvests into the run, in order: rows to the writer, the others to `rejected`, numbers to `counts`."""
+
+    strict: bool
+    writer: RunWriter
+    there: set[str]
+    rejected: _Rejected
+    counts: Counts
+    say: Callable[[str], object]
+    _file: _OneFile = field(default_factory=lambda: _OneFile())
+
+    def take(self, harvest: Harvest) -> None:
+        ids = harvest.batch.trajectories["trajectory_id"].to_pylist()
+        for trajectory_id, new, no_outcome in zip(
+            ids, self.writer.extend(harvest.batch), harvest.no_outcome, strict=True
+        ):
+            if new:
+                self.counts.imported += 1
+                self.counts.no_outcome += no_outcome
+            elif trajectory_id in self.there:
+                self.counts.already += 1
             else:
-                counts.duplicates += 1
-    except OSError as error:
-        raise TrajkitError(
-            f"{file.path}: cannot be read ({error.strerror or error}). Mend that and run the command again: "
-            "what is already imported is not repeated."
-        ) from error
-    if not good and not bad:
-        say(f"{file.path}: no records in it")
-    elif not good:
-        say(f"{file.path}: every record was set aside: is it another format?{_looks_like(sample, format)}")
+                self.counts.duplicates += 1
+        for share in harvest.shares:
+            self._take_share(share)
+
+    def _take_share(self, share: Share) -> None:
+        path, counts, file = share.span.path, self.counts, self._file
+        self.rejected.start(path)
+        counts.read += share.read
+        for reject in share.rejects:
+            reject = file.numbered(reject)
+            if self.strict:
+                way_out = "Mend it, or leave out --strict to set it aside."
+                raise BadData(f"{path}: {_where(reject)}: {reject.reason}. {way_out}")
+            self.rejected.add(path, reject)
+            counts.set_aside[_kind(reject.reason)] += 1
+        if share.failure is not None:
+            raise TrajkitError(
+                f"{path}: cannot be read ({share.failure}). Mend that and run the command again: "
+                "what is already imported is not repeated."
+            )
+        file.count(share)
+        if share.ended and share.span.last:
+            counts.files += 1
+            if not file.good and not file.bad:
+                self.say(f"{path}: no records in it")
+            elif not file.good:
+                self.say(f"{path}: every record was set aside: is it another format?{file.looks_like or ''}")
+            self._file = _OneFile()
+
+
+@dataclass
+class _OneFile:
+    """What the shares of a file have told so far; `lines` and `records` are those before the span at hand."""
+
+    good: int = 0
+    bad: int = 0
+    lines: int = 0
+    records: int = 0
+    looks_like: str | None = None
+    _in_span: int = 0
+
+    def count(self, share: Share) -> None:
+        self.good += share.good
+        self.bad += len(share.rejects)
+        self._in_span += share.read
+        if self.looks_like is None:
+            self.looks_like = share.looks_like
+        if share.ended:
+            self.lines += share.n_lines
+            self.records += self._in_span
+            self._in_span = 0
+
+    def numbered(self, reject: Reject) -> Reject:
+        """The record with its line and index in the file."""
+        key = str(int(reject.key) + self.records) if self.records else reject.key
+        return reject._replace(line=reject.line + self.lines, key=key)
 
 
 def _find(format: Format, name: str, paths: Sequence[str], runs: Path) -> list[str]:
@@ -242,26 +280,13 @@ def _bar(files: Sequence[str]) -> Any:
     return bar(desc="import", total=total or None, unit="B", unit_scale=True)
 
 
-def _no_outcome(trajectory: Mapping[str, Any]) -> bool:
-    unknown = trajectory["reward"] is None and trajectory["success"] is None
-    return unknown or trajectory["ended"] in ("error", "drift")
-
-
-def _where(raw: Raw) -> str:
+def _where(raw: Reject) -> str:
     return f"line {raw.line}" + (f", record {raw.key}" if raw.key else "")
 
 
 def _kind(reason: str) -> str:
     """The reason without this record's own values, for counting."""
     return re.sub(r"(?<![\w-])\d+\b", "N", reason.partition(": ")[0])
-
-
-def _looks_like(value: Any, format: Format) -> str:
-    for name in formats():
-        other = load(name)
-        if other is not format and other.recognises(value):
-            return f" It looks like {name}: `trajkit import {name} ...`."
-    return ""
 
 
 def _module(name: str) -> Any:
@@ -286,13 +311,13 @@ class _Rejected:
         if path != "-":
             self._files.add(str(Path(path).absolute()))
 
-    def add(self, path: str, raw: Raw, reason: str) -> None:
-        self.first = self.first or f"{path}: {_where(raw)}: {reason}"
+    def add(self, path: str, raw: Reject) -> None:
+        self.first = self.first or f"{path}: {_where(raw)}: {raw.reason}"
         line = {
             "file": "-" if path == "-" else str(Path(path).absolute()),
             "line": raw.line,
             "record": raw.key,
-            "reason": reason,
+            "reason": raw.reason,
             "raw": raw.text,
         }
         try:

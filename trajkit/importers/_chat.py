@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from trajkit.errors import BadRecord
@@ -11,8 +12,7 @@ from trajkit.errors import BadRecord
 Json = dict[str, Any]
 
 _KNOWN = {"role", "content", "reasoning", "tool_calls", "tool_call_id", "name", "context", "token_ids", "logprobs"}
-_PLAIN = {"role", "content"}
-_AS_IS = ("system", "user", "assistant", "tool")
+_AS_IS = frozenset(("system", "user", "assistant", "tool"))
 
 
 def field(value: Any, key: str, kind: type, of: str) -> Any:
@@ -45,6 +45,10 @@ def chat(messages: list[Any]) -> tuple[list[Json], dict[str, Json]]:
     the tables hold text. `reasoning_content` is read as `reasoning`, role developer as system. An
     assistant message of weight 0 (OpenAI's "do not train on it") becomes context.
     """
+    with suppress(KeyError, TypeError):
+        contents, roles = [message["content"] for message in messages], [message["role"] for message in messages]
+        if {*map(len, messages)} == {2} and {*map(type, contents)} == {str} and _AS_IS.issuperset(roles):
+            return messages, {}
     rows: list[Json] = []
     rest: dict[str, Json] = {}
     for position, message in enumerate(messages):
@@ -52,9 +56,6 @@ def chat(messages: list[Any]) -> tuple[list[Json], dict[str, Json]]:
             raise BadRecord(f"message {position} is a JSON {json_type(message)}: an object is needed")
         if message.get("function_call"):
             raise BadRecord(f"message {position} has the old function_call: tool_calls is needed")
-        if message.keys() == _PLAIN and isinstance(message["content"], str) and message["role"] in _AS_IS:
-            rows.append(message)
-            continue
         row: Json = {}
         besides: Json = {}
         for key, value in message.items():

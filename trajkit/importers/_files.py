@@ -1,9 +1,11 @@
 """Reading records from JSON, JSON Lines and their gzips, one at a time, whatever the file's state.
 
 Only the record at hand is held in memory, also of one big JSON array or object. The standard
-library's decoder is fed from a growing window rather than through an incremental parser: it is as
-fast, keeps each record's own text (which a record that is set aside must not lose), keeps integers
-and floats exactly, and one broken record, or a NaN, costs that record and not the rest of the file.
+library's decoder is fed from a growing window rather than through an incremental parser: it keeps
+each record's own text (which a record that is set aside must not lose), keeps integers and floats
+exactly, and one broken record, or a NaN, costs that record and not the rest of the file. orjson is
+asked first, wherever a record's end is known or can be guessed: what it reads the standard library
+reads alike, but for integers beyond 64 bits (`Raw.exact`).
 """
 
 from __future__ import annotations
@@ -15,33 +17,60 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+import orjson
 
 WINDOW = 1 << 20
 
 _SPACE = re.compile(r"[ \t\n\r]+")
 # A string (possessive, so linear also in one of 100 MB), a bracket, or anything that separates.
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]|[\]}]|,', re.DOTALL)
+_FIRST_KEY = re.compile(r'\{\s*"[^"\\]*"')
 # What an error this close to the window's end may owe to the window: the longest is "-Infinity" or "\ud83d\ude00".
 _TAIL = 16
+# A record's end is looked for as far as this many times the size of the largest so far, in a window of the usual size,
+# and not at all after so many misses.
+_FAR, _MISSES = 20, 20
 
 
 class Raw(NamedTuple):
-    """One record as its file holds it. `error` says why it has no `value`; `text` is always all of it."""
+    """One record as its file holds it. `error` says why it has no `value`; `source` is always all of it.
+
+    `rounded`: orjson read it, so integers beyond 64 bits are floats in `value`; `exact` gives them as they are.
+    """
 
     line: int
     key: str
-    text: str
+    source: str | bytes
     value: Any = None
     error: str | None = None
+    rounded: bool = False
+
+    @property
+    def text(self) -> str:
+        """All of it as text; bytes that are no UTF-8 become half surrogate pairs."""
+        return self.source if isinstance(self.source, str) else self.source.decode("utf-8", "surrogateescape")
+
+    def exact(self) -> Raw:
+        """The same as the standard library reads it."""
+        return _read(self.line, self.key, self.text) if self.rounded else self
 
 
 class SourceFile:
-    """One file to import, plain or gzip (told by its first bytes), or stdin when its path is `-`."""
+    """One file to import, plain or gzip (told by its first bytes), or stdin when its path is `-`.
 
-    def __init__(self, path: str, progress: Callable[[int], object] = lambda n: None) -> None:
+    `span` (first byte, end) takes only the lines that begin there, of a plain file.
+    """
+
+    def __init__(
+        self, path: str, progress: Callable[[int], object] = lambda n: None, span: tuple[int, int] | None = None
+    ) -> None:
         self.path = path
+        self.span = span
+        self.n_lines = 0  # line ends in the span
         self.torn: str | None = None
         self._progress = progress
 
@@ -56,7 +85,23 @@ class SourceFile:
             yield from self._unzipped(sys.stdin.buffer)
         else:
             with Path(self.path).open("rb") as file:
-                yield from self._unzipped(file)
+                yield from self._unzipped(file) if self.span is None else self._lines_between(file, *self.span)
+
+    def _lines_between(self, file: BinaryIO, first: int, end: int) -> Iterator[bytes]:
+        at = first
+        if first:
+            file.seek(first - 1)
+            at += len(file.readline()) - 1
+        chunk = b"\n"
+        while chunk and at < end:
+            chunk = self._read(file, min(WINDOW, end - at))
+            at += len(chunk)
+            self.n_lines += chunk.count(b"\n")
+            yield chunk
+        if not chunk.endswith(b"\n"):
+            line = file.readline()
+            self.n_lines += line.endswith(b"\n")
+            yield line
 
     def _unzipped(self, file: BinaryIO) -> Iterator[bytes]:
         chunk = self._read(file)
@@ -87,8 +132,8 @@ class SourceFile:
         if not fresh:
             self.torn = "the gzip file is cut"
 
-    def _read(self, file: BinaryIO) -> bytes:
-        chunk = file.read(WINDOW)
+    def _read(self, file: BinaryIO, n: int = WINDOW) -> bytes:
+        chunk = file.read(n)
         self._progress(len(chunk))
         return chunk
 
@@ -99,7 +144,8 @@ def elements(file: SourceFile, window: Window | None = None) -> Iterator[Raw]:
     `window` is one at the file's beginning, where the caller has looked into the file already.
     """
     window = window or Window(file)
-    if window.peek() == "[" and not file.name.endswith(".jsonl"):
+    begins = file.span is None or file.span[0] == 0
+    if begins and window.peek() == "[" and not file.name.endswith(".jsonl"):
         yield from _array(window)
     elif file.name.endswith(".json"):
         yield from _sequence(window)
@@ -170,14 +216,22 @@ def _sequence(window: Window) -> Iterator[Raw]:
 def _lines(window: Window) -> Iterator[Raw]:
     index = 0
     for number, line in window.lines():
-        if not line or line.isspace():
-            continue
         try:
-            yield Raw(number, str(index), line, json.loads(line))
-        except (ValueError, RecursionError) as error:
-            yield Raw(number, str(index), line, error=_reason(error))
+            yield Raw(number, str(index), line, orjson.loads(line), None, True)
+        except orjson.JSONDecodeError:
+            text = line.decode("utf-8", "surrogateescape")
+            if not text or text.isspace():
+                continue
+            yield _read(number, str(index), text)
         index += 1
     yield from window.end(closed=True)
+
+
+def _read(line: int, key: str, text: str) -> Raw:
+    try:
+        return Raw(line, key, text, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        return Raw(line, key, text, error=_reason(error))
 
 
 class Window:
@@ -186,8 +240,12 @@ class Window:
     def __init__(self, file: SourceFile) -> None:
         self.file = file
         self.done = False
-        self._chunks = _text(file.chunks())
+        self._chunks = file.chunks()
+        # Bytes that are no UTF-8 become surrogates: they spoil the record that they are in, not the file.
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
         self._decode = json.JSONDecoder().raw_decode
+        self._ending: re.Pattern[str] | None = None
+        self._size = self._misses = 0
         self._text = ""
         self._at = 0
         self._line, self._counted = 1, 0
@@ -209,14 +267,19 @@ class Window:
 
     def record(self, key: str) -> Raw:
         """Decode the value here. A broken one is passed over as far as its brackets tell."""
-        self.peek()
+        char = self.peek()
         line = self._here()
+        if char == "{" and (raw := self._guessed(line, key)) is not None:
+            return raw
         while True:
             try:
                 value, end = self._decode(self._text, self._at)
                 # A number may go on behind the window: 1 of 1e+5.
                 ends = not isinstance(value, (int, float)) or end + 2 < len(self._text)
                 if ends or not self._fill():
+                    if first := isinstance(value, dict) and _FIRST_KEY.match(self._text, self._at):
+                        self._ending = re.compile(r'\}\s*,\s*(?:"[^"\\]*"\s*:\s*)?' + re.escape(first.group()))
+                        self._size = end - self._at
                     return self._take(line, key, end, value)
             except json.JSONDecodeError as error:
                 inside = error.pos < len(self._text) - _TAIL and not error.msg.startswith("Unterminated string")
@@ -225,23 +288,47 @@ class Window:
             except (ValueError, RecursionError) as error:
                 return self._broken(line, key, _reason(error))
 
-    def lines(self) -> Iterator[tuple[int, str]]:
+    def _guessed(self, line: int, key: str) -> Raw | None:
+        """The record here, if it ends where the next one seems to begin: as the last one that was decoded did.
+
+        No object begins with a shorter whole one, so what orjson takes for an object is the record.
+        """
+        if self._ending is None or self._misses > _MISSES:
+            return None
         while True:
-            end = self._text.find("\n", self._at)
-            while end < 0:
-                seen = len(self._text) - self._at
-                if not self._fill():
-                    break
-                end = self._text.find("\n", self._at + seen)
-            if end < 0:
-                if self._at < len(self._text):
-                    line, at = self._here(), self._at
-                    self._at = len(self._text)
-                    yield line, self._text[at:]
-                return
-            line, at = self._here(), self._at
-            self._at = end + 1
-            yield line, self._text[at:end]
+            last = self._at + max(2 * self._size, min(_FAR * self._size, WINDOW))
+            found = self._ending.search(self._text, self._at, last)
+            if found or len(self._text) >= last or not self._fill():
+                break
+        if found:
+            source = self._text[self._at : found.start() + 1]
+            with suppress(orjson.JSONDecodeError):
+                value = orjson.loads(source)
+                self._at = found.start() + 1
+                self._misses, self._size = 0, max(self._size, len(source))
+                return Raw(line, key, source, value, None, True)
+        self._misses += 1
+        return None
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """The lines from here on, each with its number."""
+        number = self._here()
+        pending = self._decoder.getstate()[0]  # the window may end inside a character
+        self._decoder.reset()
+        text = self._text[self._at :]
+        self._text, self._at, self._counted = "", 0, 0
+        begun: list[bytes] = []
+        for chunk in chain([text.encode("utf-8", "surrogateescape") + pending], self._chunks):
+            first, *lines = chunk.split(b"\n")
+            begun.append(first)
+            if lines:
+                yield number, b"".join(begun)
+                begun = [lines.pop()]
+                yield from enumerate(lines, number + 1)
+                number += len(lines) + 1
+        if any(begun):
+            yield number, b"".join(begun)
+        self._line = number
 
     def rest(self, reason: str, before: str = "") -> Raw:
         """All that is left, as one record that is set aside."""
@@ -305,24 +392,17 @@ class Window:
         """At least double what is in the window from here on. False at the end of the file."""
         wanted = max(len(self._text) - self._at, 1)
         new: list[str] = []
-        while wanted > 0 and (chunk := next(self._chunks, "")):
-            new.append(chunk)
-            wanted -= len(chunk)
+        chunk: bytes | None = b""
+        while wanted > 0 and chunk is not None:
+            chunk = next(self._chunks, None)
+            if text := self._decoder.decode(chunk or b"", final=chunk is None):
+                new.append(text)
+                wanted -= len(text)
         if new:
             self._here()
             self._text = "".join([self._text[self._at :], *new])
             self._at = self._counted = 0
         return bool(new)
-
-
-def _text(chunks: Iterator[bytes]) -> Iterator[str]:
-    # Bytes that are no UTF-8 become surrogates: they spoil the record that they are in, not the file.
-    decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
-    for chunk in chunks:
-        if text := decoder.decode(chunk):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
 
 
 def _reason(error: Exception) -> str:

@@ -37,9 +37,11 @@ def records(file: SourceFile) -> Iterator[Raw]:
     begun = False
     for raw in members(window, inner="logs"):
         if raw.key == "meta" and isinstance(raw.value, dict) and not recognises(raw.value) and not begun:
-            experiment = raw.value
+            experiment = raw.exact().value
             continue
         begun = True
+        if experiment is not None:
+            raw = raw.exact()
         if experiment is not None and isinstance(raw.value, dict):
             raw = raw._replace(value={**raw.value, "experiment": experiment})
         yield raw

@@ -42,7 +42,11 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
     if not isinstance(item, dict):
         raise BadRecord(f"it is a JSON {json_type(item)}: an object with `messages` is needed")
     rest = dict(item)
-    found = {name: _take(rest, options.fields.get(name, path), name in options.fields) for name, path in FIELDS.items()}
+    if options.fields:
+        named = options.fields
+        found = {name: _take(rest, named.get(name, path), name in named) for name, path in FIELDS.items()}
+    else:
+        found = {name: rest.pop(path, None) for name, path in FIELDS.items()}
     if not isinstance(found["messages"], list):
         where = options.fields.get("messages", "messages")
         raise BadRecord(
