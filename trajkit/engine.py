@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from trajkit.errors import BadData, TrajkitError, UsageError
 from trajkit.rules import compose, did_you_mean, params_sql, views
 from trajkit.schema import TABLE_DOCS, TABLES, Field
-from trajkit.store import parts
+from trajkit.store import all_parts
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,7 +43,7 @@ _ACCEPTED = {
     "INTEGER[]": {f"{name}[]" for name in _INTEGERS},
     "FLOAT[]": {"FLOAT[]", "DOUBLE[]"},
 }
-_LOST = (
+LOST = (
     "Some trajectories may be missing, so nothing was done. Restore the file, or move it out of the runs and import or "
     "explore again what it held."
 )
@@ -78,12 +78,10 @@ class Runs:
                 f"{self.path}: there is no such folder{did_you_mean(self.path.name, near)} "
                 "--runs (or --input) names the folder of runs."
             )
-        self.files = {table: [file for file in parts(self.path, table) if file not in without] for table in TABLES}
+        self._without = set(without)
+        self._alike: set[str] = set()  # tables whose files all have the same columns
         self.params_sql = params_sql(params or {})
         self.made: set[str] = set()  # rules whose answer `make` has put into a table
-        for file in (file for files in self.files.values() for file in files):
-            if reason := torn(file):
-                raise BadData(f"{file}: {reason}. {_LOST}")
         self._temporary = tempfile.TemporaryDirectory(prefix="trajkit-")
         self.temporary = self._temporary.name  # where queries spill
         config: dict[str, Any] = {
@@ -98,21 +96,48 @@ class Runs:
         except duckdb.Error as error:
             raise UsageError(f"--memory-limit {memory_limit}: {error}") from error
         self.con.execute(f"SET TimeZone = 'UTC'; CREATE SCHEMA {MADE}; SET search_path = '{MADE},main'")
-        for table, files in self.files.items():
-            self._refuse_files(table, files)
         self._undefined = set(views())  # rules whose views nobody has asked for yet: to make all takes half a second
-        for statement in self._table_statements():
-            with self.errors():
-                self.con.execute(statement)
+        self._read_folder()
+
+    def _read_folder(self) -> None:
+        """Make the tables' views of the files that are there now."""
+        self.files = {
+            table: [file for file in files if file not in self._without]
+            for table, files in all_parts(self.path).items()
+        }
+        self._alike.clear()
+        try:
+            for file in (file for files in self.files.values() for file in files):
+                if reason := torn(file):
+                    raise BadData(f"{file}: {reason}. {LOST}")
+            for table, files in self.files.items():
+                self._refuse_files(table, files)
+            for statement in self._table_statements():
+                with self.errors():
+                    self.con.execute(statement)
+        except TrajkitError:
+            if not self._gone():
+                raise
+            self._read_folder()
+
+    def _gone(self) -> Path | None:
+        """A file that the views read and that is no longer there: `compact` has put its rows into another. None: all
+        are there."""
+        files = (file for files in self.files.values() for file in files)
+        return next((file for file in files if not os.path.lexists(file)), None)
 
     def _refuse_files(self, table: str, files: list[Path]) -> None:
         """Raise BadData for a file whose footer cannot be read or that lacks a required column, which the union of all
-        files would have."""
+        files would have. Notes whether all files have the same columns."""
         import duckdb
 
         if not files:
             return
-        query = "SELECT file_name, list(name) FROM parquet_schema([{}]) GROUP BY file_name ORDER BY file_name"
+        query = (
+            "SELECT file_name, list(name), md5(string_agg(concat_ws(' ', name, duckdb_type, type, num_children, "
+            "converted_type, logical_type), ',' ORDER BY column_id)) FROM parquet_schema([{}]) GROUP BY file_name "
+            "ORDER BY file_name"
+        )
         try:
             found = self.con.execute(query.format(", ".join(quoted(str(file)) for file in files))).fetchall()
         except duckdb.Error:
@@ -120,9 +145,11 @@ class Runs:
                 try:
                     self.con.execute(query.format(quoted(str(file))))
                 except duckdb.Error as error:
-                    raise BadData(f"{file}: cannot be read ({first_line(error)}). {_LOST}") from error
+                    raise BadData(f"{file}: cannot be read ({first_line(error)}). {LOST}") from error
             raise
-        for file, columns in found:
+        if len({alike for _, _, alike in found}) == 1:
+            self._alike.add(table)
+        for file, columns, _ in found:
             missing = [field for field in TABLES[table] if field.required and field.name not in columns]
             if missing:
                 raise BadData(f"{file}: " + "\n".join(_missing(table, field) for field in missing))
@@ -140,15 +167,19 @@ class Runs:
 
     def rows(self, query: str, args: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The answer to any SQL over the views, one dict per row."""
-        cursor = self._ask(query, lambda: self.con.execute(query, args))
-        with self.errors():
+
+        def ask() -> list[dict[str, Any]]:
+            cursor = self.con.execute(query, args)
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+        return self._ask(query, ask)
+
     def sql(self, query: str, limit: int | None = None) -> pl.DataFrame:
         """The answer to any SQL over the views, or its first `limit` rows, as a Polars frame."""
-        relation = self._ask(query, lambda: self.con.sql(query))
-        with self.errors():
+
+        def ask() -> pl.DataFrame:
+            relation = self.con.sql(query)
             if relation is None:
                 raise UsageError("that statement gives no rows: ask with a SELECT (or FROM, DESCRIBE, ...).")
             relation = relation if limit is None else relation.limit(limit)
@@ -159,6 +190,8 @@ class Runs:
                 relation = relation.project(", ".join(texts))
             frame: pl.DataFrame = relation.pl()
             return frame
+
+        return self._ask(query, ask)
 
     def rule(self, name: str) -> pl.DataFrame:
         """A table, rule, plan or method by its name, as a Polars frame with its rows in a total order."""
@@ -221,6 +254,11 @@ class Runs:
         except duckdb.OutOfMemoryException as error:
             raise TrajkitError(f"{error}\nGive it more with --memory-limit, or a larger TMPDIR to spill to.") from error
         except duckdb.IOException as error:
+            if gone := self._gone():
+                raise TrajkitError(
+                    f"{gone}: it went away while it was read, as where `trajkit compact` puts its rows into another. "
+                    "Run this again."
+                ) from error
             raise TrajkitError(f"{error}\nQueries spill to {self.temporary}; TMPDIR names another place.") from error
         except (duckdb.DataError, duckdb.InvalidInputException, duckdb.SerializationException) as error:
             raise BadData(f"{error}\n`trajkit validate {self.path}` finds the file and the row.") from error
@@ -237,11 +275,12 @@ class Runs:
 
     def _table_statements(self, live: bool = False) -> Iterator[str]:
         yield (
-            f"CREATE TABLE main.repeated AS SELECT trajectory_id FROM ({self.table_sql('trajectories', live)}) AS t "
+            "CREATE OR REPLACE TABLE main.repeated AS "
+            f"SELECT trajectory_id FROM ({self.table_sql('trajectories', live)}) AS t "
             "GROUP BY trajectory_id HAVING count(*) > 1"
         )
         for table, fields in TABLES.items():
-            yield f"CREATE VIEW main.{table} AS {self._table(table, live)}"
+            yield f"CREATE OR REPLACE VIEW main.{table} AS {self._table(table, live)}"
             yield f"COMMENT ON VIEW main.{table} IS {quoted(TABLE_DOCS[table])}"
             for field in fields:
                 yield f"COMMENT ON COLUMN main.{table}.{field.name} IS {quoted(field.doc)}"
@@ -262,15 +301,21 @@ class Runs:
         words = set(re.findall(r"\w+", query.lower()))
         own = set(re.findall(r"(\w+) as (?:materialized )?\(", query.lower()))  # the query's own, as `compose` has them
         lists = words & {"show", "pragma", "information_schema"} or "duckdb_" in query.lower()
-        with self.errors():
-            self._define(self._undefined if lists else words & self._undefined - own - self.made)
-            try:
-                return run()
-            except duckdb.CatalogException:
-                if not self._undefined:
-                    raise
-                self._define(self._undefined)
-                return run()
+        try:
+            with self.errors():
+                self._define(self._undefined if lists else words & self._undefined - own - self.made)
+                try:
+                    return run()
+                except duckdb.CatalogException:
+                    if not self._undefined:
+                        raise
+                    self._define(self._undefined)
+                    return run()
+        except TrajkitError:
+            if not self._gone():
+                raise
+        self._read_folder()
+        return self._ask(query, run)
 
     def _define(self, names: Collection[str]) -> None:
         for name in sorted(names):
@@ -313,12 +358,16 @@ class Runs:
             return {name: kind for name, kind, *_ in self.con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
 
     def _source(self, table: str, options: str = "") -> str:
-        return source_of(*self.files[table], options=options)
+        return source_of(*self.files[table], options=options, alike=table in self._alike)
 
 
-def source_of(*files: Path, options: str = "") -> str:
-    """The SQL that reads these Parquet files, columns matched by name."""
-    return f"read_parquet([{', '.join(quoted(str(file)) for file in files)}], {BY_NAME}{options})"
+def source_of(*files: Path, options: str = "", alike: bool = False) -> str:
+    """The SQL that reads these Parquet files, columns matched by name.
+
+    `alike`: all have the same columns, so that DuckDB need not open every file before each query to find them.
+    """
+    names = "hive_partitioning = false" if alike else BY_NAME
+    return f"read_parquet([{', '.join(quoted(str(file)) for file in files)}], {names}{options})"
 
 
 def typed_sql(table: str, source: str, types: Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ COMMANDS = {
     "explain": ("explain", "Say why a method chose what it chose of a task, and why the others lost."),
     "report": ("report", "Write one HTML file: win rates, branches, what is trained on, every task to look at."),
     "validate": ("validate", "Find what is wrong in runs/."),
+    "compact": ("compact", "Put the many small parts that explore leaves together into few large ones."),
     "completion": ("completion", "Print the shell's completion script."),
 }
 
