@@ -130,9 +130,9 @@ def server(folder: Path) -> None:
     requests: dict[int, list[tuple[float, dict[str, Any]]]] = {}
 
     class Noting(Server):
-        async def _once(self, path: str, request: dict[str, Any]) -> Any:
+        async def once(self, path: str, request: dict[str, Any], url: str | None = None) -> Any:
             requests.setdefault(id(asyncio.current_task()), []).append((time.monotonic(), request))
-            return await super()._once(path, request)
+            return await super().once(path, request, url)
 
     try:
         policy = Noting(served.url, None, str(folder / "tokenizer"), Sampling(max_tokens=200))

@@ -1,6 +1,6 @@
 """A small model server for the tests, in a process of its own: vLLM's protocol, a real tokenizer, made-up sampling.
 
-    python tests/model_server.py TOKENIZER_FOLDER --port-file FILE [--log FILE] [--latency S] [--no-ids]
+    python tests/model_server.py TOKENIZER_FOLDER --port-file FILE [--log FILE] [--latency S] [--no-ids] [--model NAME]
 
 No network stands behind it, so that `make test` needs no torch: what it says is drawn from a hash of the prompt's ids,
 the seed and the temperature, which makes every rollout repeatable. What is as in a real server is what the contract
@@ -85,6 +85,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     model: Model
+    name = "tiny-1"
     gives_ids = True
     latency = 0.0
     log: Any = None
@@ -98,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            self._send({"object": "list", "data": [{"id": "tiny-1", "object": "model"}]})
+            self._send({"object": "list", "data": [{"id": self.name, "object": "model"}]})
         elif self.path == "/stats":
             self._send({"most_in_flight": Handler.most_in_flight, "requests": Handler.requests})
         else:
@@ -133,6 +134,8 @@ class Handler(BaseHTTPRequestHandler):
             turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in request["messages"]]
             encoded = self.model.tokenizer.encode("".join(turns) + "<|im_start|>assistant\n", add_special_tokens=False)
             prompt = encoded.ids
+        elif isinstance(prompt, str):
+            prompt = self.model.tokenizer.encode(prompt, add_special_tokens=False).ids
         if not isinstance(prompt, list) or len(prompt) > self.faults.get("context", 10**9):
             self._send({"message": "This model's maximum context length is 9 tokens.", "code": 400}, 400)
             return
@@ -161,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
                 choice["logprobs"] = {"token_logprobs": logprobs}
             if self.gives_ids and request.get("return_token_ids"):
                 choice |= {"token_ids": ids, "prompt_token_ids": prompt}
-        answer: Any = {"choices": [choice]}
+        answer: Any = {"choices": [choice], "usage": {"prompt_tokens": len(prompt)}}
         if kind == "half":
             self._send_bytes(json.dumps(answer).encode()[:-20])
         elif kind == "page":
@@ -210,9 +213,10 @@ def main() -> None:
     parser.add_argument("--log", type=Path)
     parser.add_argument("--latency", type=float, default=0.0)
     parser.add_argument("--no-ids", action="store_true")
+    parser.add_argument("--model", default=Handler.name)
     given = parser.parse_args()
     Handler.model = Model(given.tokenizer)
-    Handler.gives_ids, Handler.latency = not given.no_ids, given.latency
+    Handler.gives_ids, Handler.latency, Handler.name = not given.no_ids, given.latency, given.model
     Handler.log = open(given.log, "a") if given.log else None  # noqa: SIM115
     server = Server(("127.0.0.1", given.port), Handler)
     given.port_file.with_suffix(".new").write_text(str(server.server_address[1]))

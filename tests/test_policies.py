@@ -62,10 +62,10 @@ class Served:
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
     def faults(self, **faults: Any) -> None:
-        httpx.post(f"http://127.0.0.1:{self.port}/faults", json=faults)
+        httpx.post(f"http://127.0.0.1:{self.port}/faults", json=faults, verify=False)
 
     def stats(self) -> dict[str, int]:
-        return httpx.get(f"http://127.0.0.1:{self.port}/stats").json()  # type: ignore[no-any-return]
+        return httpx.get(f"http://127.0.0.1:{self.port}/stats", verify=False).json()  # type: ignore[no-any-return]
 
     def said(self) -> list[dict[str, Any]]:
         """Every prompt and what was sampled for it, the check for ids at the beginning left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from trajkit.errors import UsageError
 @click.option(
     "--policy",
     required=True,
-    metavar="MODULE:ATTR|URL|FOLDER",
-    help="Who acts: envs.webshop:Novice, a server's http://host:port/v1, or a model's folder.",
+    metavar="MODULE:ATTR|URL[,URL...]|FOLDER",
+    help="Who acts: envs.webshop:Novice, a server's http://host:port/v1 (or several's), or a model's folder.",
 )
 @click.option("--policy-arg", multiple=True, metavar="KEY=VALUE", help="An argument of the policy. Repeatable.")
 @click.option(
@@ -147,9 +148,7 @@ def command(
 
         actor = Local(policy, sampling, batch=concurrency)
     else:
-        from trajkit.policies.server import Server
-
-        actor = Server(policy, model, tokenizer, sampling, os.environ.get("OPENAI_API_KEY"), timeout)
+        actor = _served(policy, model, tokenizer, sampling, timeout)
         if tokenizer and not actor.uses_ids:
             click.echo(f"{policy} gives no token ids: the conversation goes through its chat endpoint.", err=True)
     if prompt_suffix and scripted:
@@ -196,6 +195,25 @@ def command(
             "left out. Give it the --env-arg that their expert was recorded with to run them.",
             err=True,
         )
+
+
+def _served(policy: str, model: str | None, tokenizer: str | None, sampling: Any, timeout: float) -> Any:
+    """The policy of one server, or of several with commas between their URLs."""
+    urls, key = [url.strip() for url in policy.split(",")], os.environ.get("OPENAI_API_KEY")
+    if len(urls) == 1:
+        from trajkit.policies.server import Server
+
+        return Server(policy, model, tokenizer, sampling, key, timeout)
+    from tqdm import tqdm
+
+    from trajkit.policies.fleet import Fleet
+    from trajkit.terminal import clean
+
+    if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
+        raise UsageError(f"--policy {policy}: {wrong[0]!r} is no URL. Write http://host:port/v1,http://host2:port/v1.")
+    return Fleet(
+        urls, model, tokenizer, sampling, key, timeout, tell=lambda line: tqdm.write(clean(line), file=sys.stderr)
+    )
 
 
 def _shard(text: str) -> tuple[int, int]:

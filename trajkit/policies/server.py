@@ -26,12 +26,22 @@ if TYPE_CHECKING:
 RETRIES = 5  # after the first attempt
 FIRST_WAIT = 0.5  # seconds before the first retry; twice as long before each further one
 TOO_LONG = ("context length", "maximum model length", "max_model_len")  # what vLLM says to a prompt without room
+CONNECT = 10.0  # seconds for a connection, and for being asked whether it is there
 GONE = 30  # requests given up one after the other, without an answer to any in between: the server is broken
+NONSENSE = (ValueError, TypeError, KeyError, IndexError, AttributeError)  # what reading an unexpected answer raises
 _CHAT_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
 
 
 class Refused(Failed):
     """The server understood the request and will never take it."""
+
+
+class Unreached(Failed):
+    """No answer came: nobody listens, or the connection broke."""
+
+
+class Away(UsageError):
+    """At the start nobody answers, or what stands before the server says so (5xx)."""
 
 
 class Server:
@@ -60,7 +70,8 @@ class Server:
         self._sampling = sampling or Sampling()
         self._retries, self._first_wait = retries, first_wait
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout = httpx.Timeout(timeout, connect=min(timeout, 10.0))
+        self._timeout = httpx.Timeout(timeout, connect=min(timeout, CONNECT))
+        self._certificates = httpx.create_ssl_context()  # reading them takes longer than asking
         self._client: httpx.AsyncClient | None = None
         self._failed_in_a_row = 0
         self.actor = model or self._first_model()
@@ -84,6 +95,10 @@ class Server:
 
     async def answer(self, messages: Sequence[Message], *, seed: int, sample: int) -> Answer:
         """As `trajkit.policies.AsyncPolicy`. Raises Failed when this request fails though others get answers."""
+        return await self._ask(*self.request(messages, seed=seed, sample=sample))
+
+    def request(self, messages: Sequence[Message], *, seed: int, sample: int) -> tuple[str, dict[str, Any]]:
+        """What asks for the next message: the path after the server's URL, and the JSON."""
         request: dict[str, Any] = {
             "model": self.actor,
             "temperature": self._sampling.temperature(sample),
@@ -94,9 +109,9 @@ class Server:
         }
         if self.uses_ids and self.turns is not None:
             request |= {"prompt": self.turns.prompt(messages), "return_token_ids": True, "logprobs": 0}
-            return await self._ask("/completions", request)
+            return "/completions", request
         plain = [{key: message[key] for key in _CHAT_KEYS if message.get(key) is not None} for message in messages]
-        return await self._ask("/chat/completions", request | {"messages": plain})
+        return "/chat/completions", request | {"messages": plain}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -111,7 +126,7 @@ class Server:
             if attempt:
                 await asyncio.sleep(self._first_wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
             try:
-                answer = await self._once(path, request)
+                answer = await self.once(path, request)
             except Refused:
                 raise
             except Failed as failure:
@@ -120,44 +135,61 @@ class Server:
                 self._failed_in_a_row = 0
                 return answer
         self._failed_in_a_row += 1
-        if self._failed_in_a_row >= GONE or not await self._listens():
+        if self._failed_in_a_row >= GONE or not await self.listens(self.url):
             raise PolicyGone(f"{self.url} does not answer: {problem}")
         raise Failed(f"{self.url}{path}: {problem}, {self._retries + 1} times")
 
-    async def _once(self, path: str, request: dict[str, Any]) -> Answer:
+    async def once(self, path: str, request: dict[str, Any], url: str | None = None) -> Answer:
+        """Send it one time, to this server or to an equal one at `url`.
+
+        Raises Unreached when no answer comes, Failed for one that may be better the next time, Refused for one that
+        will not, and PolicyGone for one that no request will get past (a wrong key or path).
+        """
         import httpx
 
+        url = url or self.url
         if self._client is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-            self._client = httpx.AsyncClient(headers=self._headers, timeout=self._timeout, limits=limits)
+            self._client = self.client()
         try:
-            response = await self._client.post(self.url + path, json=request)
+            response = await self._client.post(url + path, json=request)
         except (httpx.HTTPError, httpx.StreamError) as error:
-            raise Failed(f"{type(error).__name__} {error}".strip()) from error
+            slow = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
+            raise (Failed if slow else Unreached)(f"{type(error).__name__} {error}".strip()) from error
         if response.status_code != 200:
             said = short(response.text)
             if response.status_code in (401, 403, 404):
-                raise PolicyGone(f"{self.url}{path} refuses with {response.status_code}: {said}")
+                raise PolicyGone(f"{url}{path} refuses with {response.status_code}: {said}")
             if response.status_code in (400, 413, 422):
                 if any(phrase in response.text for phrase in TOO_LONG):
                     return Answer(None, cut=True)
-                raise Refused(f"{self.url}{path} refuses with {response.status_code}: {said}")
+                raise Refused(f"{url}{path} refuses with {response.status_code}: {said}")
             raise Failed(f"status {response.status_code}: {said}")
         try:
-            return _read(response.json(), self.uses_ids)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            return read(response.json(), self.uses_ids)
+        except NONSENSE as error:
             raise Failed(f"an answer that is none ({error}): {short(response.text)}") from error
 
-    async def _listens(self) -> bool:
+    async def listens(self, url: str) -> bool:
         """Whether anything answers there, on a new connection."""
         import httpx
 
         try:
-            async with httpx.AsyncClient(headers=self._headers, timeout=10.0) as client:
-                await client.get(self.url + "/models")
+            async with self.client(CONNECT) as client:
+                await client.get(url + "/models")
         except httpx.HTTPError:
             return False
         return True
+
+    def client(self, timeout: float | None = None) -> httpx.AsyncClient:
+        """New connections, as many as are needed, with the key. `timeout` in seconds; None: that of answers."""
+        import httpx
+
+        return httpx.AsyncClient(
+            headers=self._headers,
+            timeout=timeout or self._timeout,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            verify=self._certificates,
+        )
 
     # --- before the first rollout ---
 
@@ -172,25 +204,27 @@ class Server:
         prompt = turns.prompt([{"role": "user", "content": "-"}])
         request = {"model": self.actor, "prompt": prompt, "max_tokens": 1, "return_token_ids": True, "logprobs": 0}
         response = self._send("POST", "/completions", request)
-        if response.status_code >= 500:
-            raise UsageError(f"--policy {self.url}: status {response.status_code}: {short(response.text)}")
         try:
-            return response.status_code == 200 and _read(response.json(), True).message is not None
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return response.status_code == 200 and read(response.json(), True).message is not None
+        except NONSENSE:
             return False
 
     def _send(self, method: str, path: str, request: Mapping[str, Any] | None = None) -> httpx.Response:
         import httpx
 
         try:
-            return httpx.request(method, self.url + path, json=request, headers=self._headers, timeout=self._timeout)
+            with httpx.Client(headers=self._headers, timeout=self._timeout, verify=self._certificates) as client:
+                sent = client.request(method, self.url + path, json=request)
         except httpx.HTTPError as error:
-            raise UsageError(f"--policy {self.url}: no server answers there ({error}). Start it first.") from error
+            raise Away(f"--policy {self.url}: no server answers there ({error}). Start it first.") from error
         except httpx.InvalidURL as error:
             raise UsageError(f"--policy {self.url}: {error}. Write for instance http://localhost:8000/v1.") from error
+        if sent.status_code >= 500:
+            raise Away(f"--policy {self.url}: status {sent.status_code}: {short(sent.text)}")
+        return sent
 
 
-def _read(answer: Any, with_ids: bool) -> Answer:
+def read(answer: Any, with_ids: bool) -> Answer:
     """The message in a server's JSON. Raises ValueError and the like where it is not what was asked for."""
     (choice,) = answer["choices"]
     cut = choice["finish_reason"] == "length"
