@@ -38,13 +38,13 @@ OTHERS = {
     "duckdb": "DuckDB's own program; tests/test_sql.py runs the script it is given",
     "llamafactory-cli": "LLaMA-Factory, which needs a GPU",
     "swift": "ms-swift, which needs a GPU",
-    "torchrun": "verl, which needs a GPU",
+    "torchrun": "verl, which needs a GPU; tests/test_distributed.py runs train.trainer under it",
     "vllm": "a server, which needs a GPU",
     "marimo": "a browser; tests/test_notebook.py runs the notebook",
 }
 OTHER_SCRIPTS = {"train_async.py": "slime's"}
 # Flags that a sentence names and that are other programs' own.
-OTHER_FLAGS = {"--generation-config": "vLLM's"}
+OTHER_FLAGS = {"--generation-config": "vLLM's", "--max-restarts": "torchrun's"}
 
 
 def load_generate() -> object:

@@ -63,6 +63,8 @@ def loop(run: Path, settings: Settings, begin: Path | None = None) -> Path:
             "there is no expert: name one or more as explore.experts, a scripted policy (module:attr) or a folder of "
             "runs (`trajkit import` makes one of an expert's logs)."
         )
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("the loop is one process: start it without torchrun. (Trainings alone: train.trainer.)")
     _claim(run, settings)
     if (run / MANIFEST).exists():
         return run / MANIFEST

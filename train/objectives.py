@@ -5,7 +5,8 @@
     values     the mean squared error of a predicted step reward (IPR, section 5.5)
 
 An objective holds `groups` of rows: what is drawn as one, and packed into the same forward pass. `part` is the share of
-a batch's loss that one pass has, and the same of what is told beside it; over the passes of a batch both add up.
+a batch's loss that one pass has, and the same of what is told beside it; over the passes of a batch both add up, also
+where several processes have them, as all are divided by what the whole batch has.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from train.backends import Backend, autocast, unsloth_loss, unsloth_nll
-from train.packing import Pack, pack
+from train.packing import Pack, pack, share
+from train.parallel import ALONE, Processes
 from train.settings import Train
 from trajkit.errors import BadData, UsageError
 from trajkit.examples import kind, read
@@ -37,10 +39,12 @@ AT_ONCE = 64  # groups that are packed together where nothing is trained
 
 
 class Objective(Protocol):
-    """See above. `counts`: what was made of the data, for people; `batch` below are the numbers of a step's groups."""
+    """See above. `counts`: what was made of the data, for people; `beside`: what is told beside the loss; `batch` below
+    are the numbers of a step's groups."""
 
     groups: list[list[Row]]
     counts: Counter[str]
+    beside: tuple[str, ...]
 
     def sample(self) -> dict[str, Row]:
         """Rows to look at before the first step, by what they are."""
@@ -75,6 +79,8 @@ def objective(data: Path, tokenizer: Any, settings: Train, backend: Backend) -> 
 class Examples:
     """The weighted sum of -log p over a batch's trained tokens, divided by the sum of their weights."""
 
+    beside: tuple[str, ...] = ()
+
     def __init__(self, examples: Iterable[dict[str, Any]], masks: Masks, backend: Backend) -> None:
         self.backend = backend
         self.groups = [[_small(row)] for row in masks.rows(examples)]
@@ -101,6 +107,8 @@ class Pairs:
 
     def __init__(self, pairs: Iterable[dict[str, Any]], masks: Masks, settings: Train, backend: Backend) -> None:
         self.backend, self.beta, self.sft_weight = backend, settings.beta, settings.sft_weight
+        self.beside: tuple[str, ...] = ("dpo_loss", "margin", "accuracy", "chosen_reward", "rejected_reward")
+        self.beside += ("sft_loss",) if settings.sft_weight else ()
         self.groups: list[list[Row]] = []
         self.n_chosen: list[int] = []  # how many of a group's rows are the chosen side's: the first ones
         self.sft_totals: list[float] = []  # the weights of these rows, 0 for a pair without SFT loss
@@ -135,9 +143,9 @@ class Pairs:
         """Both sides of the first pair."""
         return {"a pair's chosen side": self.groups[0][0], "its rejected side": self.groups[0][self.n_chosen[0]]}
 
-    def refer_to(self, model: Any, out: Path, tokens: int) -> None:
+    def refer_to(self, model: Any, out: Path, tokens: int, processes: Processes = ALONE) -> None:
         """Take log p_ref from out/reference.safetensors; where it is not there yet, compute it with the model as it is
-        now, in passes of `tokens` tokens."""
+        now, in passes of `tokens` tokens, each process for its share of the pairs."""
         path = out / "reference.safetensors"
         if not path.exists():
             found = torch.zeros(2, len(self.groups))
@@ -146,16 +154,21 @@ class Pairs:
             dropouts = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
             for module in dropouts if self.backend == "unsloth" else [model]:
                 module.eval()
-            with torch.no_grad(), bar(total=len(self.groups), unit="pair", desc="reference") as shown:
-                for start in range(0, len(self.groups), AT_ONCE):
-                    batch = range(start, min(start + AT_ONCE, len(self.groups)))
-                    for packed in pack([self.groups[number] for number in batch], tokens):
+            at_once, hidden = AT_ONCE * processes.world, not processes.main
+            with torch.no_grad(), bar(hidden, total=len(self.groups), unit="pair", desc="reference") as shown:
+                for start in range(0, len(self.groups), at_once):
+                    batch = range(start, min(start + at_once, len(self.groups)))
+                    groups = [self.groups[number] for number in batch]
+                    for packed in pack(groups, tokens, share(groups, processes.rank, processes.world)):
                         with autocast(device):
                             here, log_p = self._log_p(model, packed.to(device), batch)
                         found[:, here] = log_p.float().cpu()
                     shown.update(len(batch))
             model.train()
-            write_whole(path, to_bytes({"log_p": found}))
+            self.reference = processes.add(found)
+            if processes.main:
+                write_whole(path, to_bytes({"log_p": found}))
+            return
         self.reference = load_file(path)["log_p"]
 
     def part(self, model: Any, packed: Pack, batch: Sequence[int]) -> tuple[Tensor, dict[str, float]]:
@@ -166,8 +179,7 @@ class Pairs:
         margin = rewards[0] - rewards[1]
         dpo = -logsigmoid(margin).sum() / len(batch)
         means = torch.stack([margin, (margin > 0).float(), *rewards]).sum(1) / len(batch)
-        names = ("dpo_loss", "margin", "accuracy", "chosen_reward", "rejected_reward")
-        told = dict(zip(names, torch.cat([dpo[None], means]).tolist(), strict=True))
+        told = dict(zip(self.beside[:5], torch.cat([dpo[None], means]).tolist(), strict=True))
         if not self.sft_weight:
             return dpo, told
         total = sum(self.sft_totals[number] for number in batch)
@@ -201,6 +213,8 @@ class Values:
     Predicted is what the model's head reads at the last token of an action that has a value, mostly the stop token:
     given all up to and with this action. All actions of a trajectory are predicted in one row.
     """
+
+    beside: tuple[str, ...] = ()
 
     def __init__(self, examples: Iterable[dict[str, Any]], masks: Masks) -> None:
         self.groups: list[list[Row]] = []

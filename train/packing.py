@@ -1,7 +1,7 @@
 """Which rows each step of the optimiser trains on, and how they are packed into forward passes.
 
 A step takes `batch` groups of rows (an example's row alone, or the rows of both sides of a pair) whatever their length,
-so packing changes its speed and not its gradient.
+so packing changes its speed and not its gradient. Of several processes each packs its own share of them.
 """
 
 from __future__ import annotations
@@ -54,14 +54,27 @@ def steps_of(n: int, batch: int, epochs: float) -> int:
     return max(1, round(-(-n // batch) * epochs))
 
 
-def pack(groups: Sequence[Sequence[Row]], tokens: int) -> list[Pack]:
+def share(groups: Sequence[Sequence[Row]], rank: int, world: int) -> list[int]:
+    """The numbers of the groups that process `rank` of `world` takes: each goes, the longest first, to the process that
+    has the fewest tokens so far. With fewer groups than processes some have none; alone it is all of them, in order."""
+    lengths = [sum(len(row.input_ids) for row in group) for group in groups]
+    filled, taken = [0] * world, []
+    for group in sorted(range(len(groups)), key=lambda group: -lengths[group]):
+        emptiest = filled.index(min(filled))
+        filled[emptiest] += lengths[group]
+        if emptiest == rank:
+            taken.append(group)
+    return sorted(taken)
+
+
+def pack(groups: Sequence[Sequence[Row]], tokens: int, some: Sequence[int] | None = None) -> list[Pack]:
     """The groups in as few passes of at most `tokens` tokens as first-fit decreasing finds; a longer one goes alone.
 
-    The rows of a group are never parted.
+    The rows of a group are never parted. `some`: only the groups of these numbers.
     """
     lengths = [sum(len(row.input_ids) for row in group) for group in groups]
     bins: list[tuple[int, list[int]]] = []
-    for group in sorted(range(len(groups)), key=lambda group: -lengths[group]):
+    for group in sorted(range(len(groups)) if some is None else some, key=lambda group: -lengths[group]):
         for number, (filled, members) in enumerate(bins):
             if filled + lengths[group] <= tokens:
                 bins[number] = (filled + lengths[group], [*members, group])

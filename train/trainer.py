@@ -1,6 +1,7 @@
 """Training on what `trajkit select` wrote, from the file to the model. Read it from top to bottom.
 
     python -m train.trainer --data sft.parquet --model FOLDER --out FOLDER [--config eef] [--set train.lr=1e-4]
+    torchrun --nproc-per-node=8 -m train.trainer ...     the same on eight GPUs: train/parallel.py
 
 What the file holds (examples, pairs, values) says what is minimised: train/objectives.py.
 `out` gets model/ (safetensors, tokenizer; transformers and vLLM load it), metrics.jsonl, tensorboard/, for pairs
@@ -13,10 +14,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,10 @@ from typing import Any
 import click
 import torch
 
+from train import parallel
 from train.backends import Lora, autocast, default_backend, load, model_digest, save
 from train.objectives import Pairs, objective
-from train.packing import order, pack, steps_of
+from train.packing import order, pack, share, steps_of
 from train.settings import Train
 from train.settings import load as load_settings
 from trajkit.errors import TrajkitError, UsageError
@@ -45,31 +48,44 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     What is there already is not done again: a finished model is returned as it is, an unfinished training goes on from
     its last checkpoint. A model made from values has a head for one number (AutoModelForSequenceClassification), which
     predicts an action's step reward at its last token. `show`: print one sample with its mask before the first step.
+    In several processes (train/parallel.py) all of them call this, and the first one alone writes and talks.
     Raises UsageError for a wrong call, BadData for data that cannot be trained on, TrajkitError when the loss is no
     number any more or nothing can be written; the last good checkpoint then stays.
     """
+    processes = parallel.join()
     made = out / "model"
     what, digest = kind(data), fingerprint(data)
     told = {"data": digest, "model": model_digest(model_folder), "settings": asdict(settings)}
     _check_same(out, told)
+    processes.agree(told | {"--out": _state(out)})
     if made.is_dir():
         return made
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "training.json", json.dumps(told, indent=1))
+    if processes.main:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "training.json", json.dumps(told, indent=1))
 
     torch.manual_seed(settings.seed)
     backend = settings.backend
     if backend == "auto":
-        backend = "plain" if what == "values" else default_backend()
+        backend = "plain" if what == "values" or processes.world > 1 else default_backend()
+    if backend == "unsloth" and processes.world > 1:
+        raise UsageError(
+            "the backend unsloth trains in one process: take plain (--set train.backend=plain), or one GPU."
+        )
     lora = Lora(settings.lora_rank, settings.lora_alpha, settings.lora_dropout) if settings.lora_rank else None
     model, tokenizer = load(
         model_folder, backend=backend, context=settings.context, lora=lora, seed=settings.seed, head=what == "values"
     )
     aim, stop_id = objective(data, tokenizer, settings, backend)
-    counted = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in aim.counts.items() if n)
-    click.echo(f"{data}: {counted}", err=True)
-    for title, row in aim.sample().items() if show else ():
-        print_sample(row, tokenizer, title)
+    if processes.world > (groups := min(settings.batch, len(aim.groups))):
+        raise UsageError(
+            f"{processes.world} processes share steps of {groups} {what}: start at most {groups}, or raise train.batch."
+        )
+    if processes.main:
+        counted = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in aim.counts.items() if n)
+        click.echo(f"{data}: {counted}", err=True)
+        for title, row in aim.sample().items() if show else ():
+            print_sample(row, tokenizer, title)
 
     steps = settings.steps or steps_of(len(aim.groups), settings.batch, settings.epochs)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -78,25 +94,34 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, warmup, steps))
     row_tokens = settings.row_tokens or settings.context
     if isinstance(aim, Pairs):
-        aim.refer_to(model, out, row_tokens)  # while it is the model that training starts from
+        aim.refer_to(model, out, row_tokens, processes)  # while it is the model that training starts from
     first = _resume(out, model, optimizer, schedule)
+    if first and processes.main:
+        click.echo(f"{out}: going on from step {first}", err=True)
     device = next(model.parameters()).device
 
     model.train()
-    with Metrics(out, first) as metrics, bar(total=steps, initial=first, unit="step", desc="training") as shown:
+    with (
+        Metrics(out, first) if processes.main else nullcontext() as metrics,
+        bar(not processes.main, total=steps, initial=first, unit="step", desc="training") as shown,
+    ):
         for step, numbers in enumerate(order(len(aim.groups), settings.batch, steps, settings.seed)):
             if step < first:
                 continue
             began = time.perf_counter()
+            if processes.world > 1:  # dropout of each its own, and after a kill the same again
+                torch.manual_seed(random.Random(f"{settings.seed} {step} {processes.rank}").getrandbits(63))
             batch = [aim.groups[number] for number in numbers]
-            loss, more = 0.0, defaultdict[str, float](float)
-            for packed in pack(batch, row_tokens):
+            sums = dict.fromkeys(("loss", *aim.beside), 0.0)
+            for packed in pack(batch, row_tokens, share(batch, processes.rank, processes.world)):
                 with autocast(device):
-                    part, told_beside = aim.part(model, packed.to(device), numbers)
+                    part, beside = aim.part(model, packed.to(device), numbers)
                 part.backward()  # type: ignore[no-untyped-call]
-                loss += part.item()
-                for name, value in told_beside.items():
-                    more[name] += value
+                for name, value in {"loss": part.item(), **beside}.items():
+                    sums[name] += value
+            processes.add_gradients(trained)
+            sums = processes.sums(sums)
+            loss = sums["loss"]
             norm = float(torch.nn.utils.clip_grad_norm_(trained, settings.clip))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 names = ", ".join(clean(group[0].example_id) for group in batch[:8]) + " ..." * (len(batch) > 8)
@@ -110,14 +135,17 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
             optimizer.zero_grad(set_to_none=True)
             tokens = sum(len(row.input_ids) for group in batch for row in group)
             seconds = time.perf_counter() - began
-            metrics.add(step, loss=loss, **more, lr=lr, grad_norm=norm, tokens=tokens, tokens_per_s=tokens / seconds)
+            if metrics:
+                metrics.add(step, **sums, lr=lr, grad_norm=norm, tokens=tokens, tokens_per_s=tokens / seconds)
             shown.set_postfix_str(f"loss {loss:.4f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
             shown.update()
-            if (step + 1) % settings.save_steps == 0 and step + 1 < steps:
+            if metrics and (step + 1) % settings.save_steps == 0 and step + 1 < steps:
                 _checkpoint(out, step + 1, model, optimizer, schedule, metrics)
-    save(model, tokenizer, made, stop_ids=[stop_id])
-    for folder in _checkpoints(out):
-        shutil.rmtree(folder, ignore_errors=True)
+    if processes.main:
+        save(model, tokenizer, made, stop_ids=[stop_id])
+        for folder in _checkpoints(out):
+            shutil.rmtree(folder, ignore_errors=True)
+    processes.wait()
     return made
 
 
@@ -234,15 +262,18 @@ def _resume(out: Path, model: Any, optimizer: Any, schedule: Any) -> int:
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     torch.set_rng_state(state["chance"][0])
-    if len(state["chance"]) > 1:
-        torch.cuda.set_rng_state_all(state["chance"][1:])
-    step = int(found[-1].name.rpartition("-")[2])
-    click.echo(f"{out}: going on from step {step}", err=True)
-    return step
+    for device, chance in zip(range(torch.cuda.device_count()), state["chance"][1:], strict=False):
+        torch.cuda.set_rng_state(chance, device)
+    return int(found[-1].name.rpartition("-")[2])
 
 
 def _checkpoints(out: Path) -> list[Path]:
     return sorted(out.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
+def _state(out: Path) -> list[str]:
+    """What a training goes on from, by name."""
+    return sorted(path.name for name in ("model", "reference.*", "checkpoint-*") for path in out.glob(name))
 
 
 def _last(out: Path) -> str:
@@ -275,8 +306,17 @@ def _check_same(out: Path, told: dict[str, Any]) -> None:
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one. Repeatable.")
 def command(data: Path, model: Path, out: Path, config: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     """Train a model on selected examples, on pairs of them, or on step rewards."""
-    settings = load_settings(config, overrides)
-    click.echo(train(data, model, out, settings.training(1, kind(data))))
+    processes = parallel.join()
+    try:
+        settings = load_settings(config, overrides)
+        made = train(data, model, out, settings.training(1, kind(data)))
+    except TrajkitError as error:
+        if processes.main:
+            raise
+        raise type(error)(f"process {processes.rank}: {error}") from error
+    if processes.main:
+        click.echo(made)
+    parallel.leave()
 
 
 if __name__ == "__main__":

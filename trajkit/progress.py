@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 DELAY = 2.0
 
 
-def bar(**options: Any) -> Any:
-    """A tqdm bar that shows itself after two seconds."""
+def bar(hidden: bool = False, **options: Any) -> Any:
+    """A tqdm bar that shows itself after two seconds, unless it is to stay hidden."""
     from tqdm import tqdm
 
-    return tqdm(delay=DELAY, dynamic_ncols=True, leave=False, disable=None, **options)
+    return tqdm(delay=DELAY, dynamic_ncols=True, leave=False, disable=True if hidden else None, **options)
 
 
 @contextmanager
