@@ -101,6 +101,8 @@ docs: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/importing.py
+	$(BIN)/python benchmarks/parts.py
 	$(BIN)/python benchmarks/exploring.py
 	$(BIN)/python benchmarks/generating.py
 	$(BIN)/python benchmarks/training.py

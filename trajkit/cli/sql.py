@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -76,6 +75,7 @@ def _documented(runs: Runs, query: str) -> str:
 def print_rows(runs: Runs, query: str, form: str, out: str | None = None) -> None:
     """Write the answer to `query` to stdout, or to the file `out`, which appears whole or not at all."""
     from trajkit.errors import TrajkitError, UsageError
+    from trajkit.files import hidden
     from trajkit.rules import one_statement
 
     query = one_statement(query)
@@ -91,13 +91,13 @@ def print_rows(runs: Runs, query: str, form: str, out: str | None = None) -> Non
     target = Path(out) if out else Path(runs.temporary, "answer")
     if target.is_dir() or not target.parent.is_dir():
         raise UsageError(f"--out {out}: a file in a folder that is there is needed.")
-    hidden = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    unfinished = hidden(target)
     try:
-        runs.rows(f"COPY (\n{query}\n) TO {quoted(str(hidden))} (FORMAT {form})")
+        runs.rows(f"COPY (\n{query}\n) TO {quoted(str(unfinished))} (FORMAT {form})")
         if out:
-            hidden.replace(target)
+            unfinished.replace(target)
         else:
-            with hidden.open("rb") as answer:
+            with unfinished.open("rb") as answer:
                 shutil.copyfileobj(answer, sys.stdout.buffer)
                 sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough
@@ -105,7 +105,7 @@ def print_rows(runs: Runs, query: str, form: str, out: str | None = None) -> Non
     except OSError as error:
         raise TrajkitError(f"{target}: cannot be written ({error.strerror}).") from error
     finally:
-        hidden.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def _table(runs: Runs, query: str) -> str:
