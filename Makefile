@@ -10,7 +10,7 @@ PIP := install --quiet --disable-pip-version-check
 TORCH ?= torch==2.13.0
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: setup setup-train setup-gpu demo train reproduce test test-slow lint docs bench clean
+.PHONY: setup setup-train setup-gpu demo train reproduce test test-slow test-spark lint docs bench growth clean
 
 setup: .venv/dev
 
@@ -28,6 +28,10 @@ setup-train: .venv/train
 
 .venv/dev: .venv/base
 	$(BIN)/pip $(PIP) $(TORCH) -e '.[dev]'
+	touch $@
+
+.venv/bench: .venv/dev
+	$(BIN)/pip $(PIP) -e '.[bench]'
 	touch $@
 
 # One environment for a GPU (CUDA 13): training with Unsloth, serving with vLLM. `make train BIN=.venv-gpu/bin` uses it.
@@ -83,10 +87,14 @@ reproduce: .venv/train
 	$(BIN)/python -m train.reproduction reproduction
 
 test: .venv/dev
-	$(BIN)/pytest -n 2 -m 'not slow'
+	$(BIN)/pytest -n 2 -m 'not slow and not spark'
 
 test-slow: .venv/dev
-	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n 2
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n 2 -m 'not spark'
+
+# Every rule and method on a cluster of Spark's, which the tests start on this machine. It needs Java 17.
+test-spark: .venv/dev
+	$(BIN)/pytest -m spark
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -99,13 +107,16 @@ lint: .venv/dev
 docs: .venv/dev
 	$(BIN)/python docs/generate.py
 
-bench: .venv/dev
-	$(BIN)/python benchmarks/bench.py
-	$(BIN)/python benchmarks/importing.py
-	$(BIN)/python benchmarks/parts.py
-	$(BIN)/python benchmarks/exploring.py
-	$(BIN)/python benchmarks/generating.py
-	$(BIN)/python benchmarks/training.py
+# Writes docs/performance.md; about 40 minutes on two cores, 8 GB of disk below TMPDIR. `make bench PARTS="rules selecting"`
+# measures these again and leaves the rest of the page.
+bench: .venv/bench
+	$(BIN)/python benchmarks/bench.py $(if $(PARTS),--only $(PARTS))
+
+# The page's drawing of time and memory against size: docs/growth.csv, docs/growth.svg. 10 million need 16 GB of disk.
+LARGEST ?= 10000000
+growth: .venv/bench
+	$(BIN)/python benchmarks/growth.py --largest $(LARGEST)
+	$(BIN)/python benchmarks/bench.py --only
 
 clean:
 	rm -rf .venv .venv-gpu demo train-run

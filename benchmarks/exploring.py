@@ -1,30 +1,50 @@
-"""What exploring costs beyond the environment and the policy. Ratios within one run.
+"""What exploring costs beyond the environment and the policy.
 
-python benchmarks/exploring.py
+    python benchmarks/exploring.py [--size 40 --rounds 3]
 
-toolkit    time per step outside of the environment and a scripted policy, on the built-in WebShop
-scienceworld  the same on ScienceWorld, as a share of its own stepping: s_0 and M = 5 of 10 recorded experts
-workers    2 worker processes against 1, with an environment that computes 3 ms a step
-server     32 rollouts in flight against a bare asynchronous loop that sends the same requests (the tests' server,
-           1 s an answer)
+`size` is the rollouts of each of the built-in WebShop's 100 tasks. Besides: ScienceWorld, where it is installed (s_0
+and five states of 10 recorded experts); 2 worker processes against 1, with an environment that computes 3 ms a step;
+and 32 rollouts in flight against a server (the tests', 1 s an answer) beside a bare asynchronous loop that sends the
+same requests.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import measure
 
-from envs.webshop import Novice, WebShop
-from trajkit.explore import Settings, explore
-from trajkit.policies import Sampling
+sys.path[:0] = [str(measure.CHECKOUT), str(measure.CHECKOUT / "tests")]
+
+from envs.webshop import Novice, WebShop  # noqa: E402
+from trajkit.explore import Settings, explore  # noqa: E402
+from trajkit.policies import Sampling  # noqa: E402
+
+
+def rows(folder: Path, size: int = 40, rounds: int = 3) -> list[measure.Row]:
+    """Each against what it cannot do without."""
+    told = {
+        "toolkit": ("explore, WebShop, a scripted policy", "its time in environment and policy"),
+        "scienceworld": ("explore, ScienceWorld, branches too", "its time in environment and policy"),
+        "workers": ("explore, 2 worker processes", "1 worker process"),
+        "server": ("explore, 32 rollouts in flight", "a bare asynchronous loop of the same requests"),
+    }
+    found = []
+    for name, (what, other) in told.items():
+        if name == "scienceworld" and not (importlib.util.find_spec("scienceworld") and shutil.which("java")):
+            continue
+        took = [measure.alone(__file__, name, size) for _ in range(rounds)]
+        own, others = [one["seconds"] for one in took], [one["other"] for one in took]
+        found.append(measure.Row(what, own, other, others, took[0]["note"]))
+    return found
 
 
 class Timed:
@@ -59,112 +79,92 @@ class Busy(WebShop):
         return super().step(action)
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """How long it takes."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+# --- what is measured: seconds, and `other`: those of what it is compared with ---
 
 
-def toolkit(folder: Path) -> None:
-    """Milliseconds a step."""
-    for samples in (10, 40):
-        env = Timed(WebShop(), "step", "reset", "snapshot", "restore")
-        policy = Timed(Novice(), "act")
-        settings = Settings("policy", 1)
-        took = seconds(
-            lambda samples=samples, env=env, policy=policy, settings=settings: explore(
-                folder / str(samples), env, policy, plans=["initial"], settings=settings, samples=samples
-            )
-        )
-        inside = env.seconds + policy.seconds
-        per_step = (took - inside) / policy.calls * 1e3
-        print(
-            f"toolkit: {policy.calls} steps in {took:.2f} s, of it {inside:.2f} s in environment and policy: "
-            f"{per_step:.3f} ms a step"
-        )
+def toolkit(out: Path, samples: str) -> measure.Found:
+    """The time outside of the environment and a scripted policy."""
+    env = Timed(WebShop(), "step", "reset", "snapshot", "restore")
+    policy = Timed(Novice(), "act")
+    settings = Settings("policy", 1)
+    run = partial(explore, out, env, policy, plans=["initial"], settings=settings, samples=int(samples))
+    took, inside = measure.seconds(run), env.seconds + policy.seconds
+    return {"seconds": took, "other": inside, "note": f"{(took - inside) / policy.calls * 1e3:.3f} ms a step besides"}
 
 
-def scienceworld(folder: Path) -> None:
-    """The toolkit's share on top of the environment's stepping, replays included."""
+def scienceworld(out: Path, samples: str) -> measure.Found:
+    """The same on top of a slow environment, replays included."""
     from envs.scienceworld import Novice as ScienceNovice
     from envs.scienceworld import PerturbedGold, ScienceWorld
 
-    runs = folder / "scienceworld"
     real = ScienceWorld(limit=10)
     try:
-        explore(runs, real, PerturbedGold(), plans=["initial"], settings=Settings("expert", 0, max_steps=80))
+        explore(out, real, PerturbedGold(), plans=["initial"], settings=Settings("expert", 0, max_steps=80))
         env, policy = Timed(real, "step", "reset"), Timed(ScienceNovice(), "act")
         settings = Settings("policy", 1, max_steps=80)
-        took = seconds(lambda: explore(runs, env, policy, plans=["initial", "skip_length"], settings=settings, m=5))
+        run = partial(explore, out, env, policy, plans=["initial", "skip_length"], settings=settings, m=5)
+        took = measure.seconds(run)
     finally:
         real.close()
     share = (took - env.seconds - policy.seconds) / env.seconds
-    print(
-        f"scienceworld: {took:.1f} s, {env.seconds:.1f} s of it in the environment, {policy.seconds:.1f} s in the "
-        f"scripted policy: the toolkit adds {share:.1%} to the environment's own time"
-    )
+    return {
+        "seconds": took,
+        "other": env.seconds + policy.seconds,
+        "note": f"{share:.1%} of the environment's time besides",
+    }
 
 
-def workers(folder: Path) -> None:
-    """How much faster 2 are than 1."""
+def workers(out: Path, samples: str) -> measure.Found:
+    """2 workers and 1."""
     took = {}
     for n in (1, 2):
         settings = Settings("policy", 1, env_workers=n)
-        run = partial(explore, folder / f"w{n}", WebShop(), Novice(), plans=["initial"], settings=settings, samples=4)
-        took[n] = seconds(partial(run, make_env=Busy, make_policy=Novice))
-    print(f"workers: 1 takes {took[1]:.2f} s, 2 take {took[2]:.2f} s: {took[1] / took[2]:.2f}x")
+        run = partial(explore, out / f"w{n}", WebShop(), Novice(), plans=["initial"], settings=settings, samples=4)
+        took[n] = measure.seconds(partial(run, make_env=Busy, make_policy=Novice))
+    return {"seconds": took[2], "other": took[1], "note": "an environment that computes 3 ms a step"}
 
 
-def server(folder: Path) -> None:
-    """The share of a bare loop's throughput."""
+def server(out: Path, samples: str) -> measure.Found:
+    """A server's latency hidden by many rollouts in flight, and the same requests without trajkit."""
     import httpx
     from model_server import make_tokenizer
     from test_policies import Served
 
     from trajkit.policies.server import Server
 
-    make_tokenizer(folder / "tokenizer")
-    served = Served(folder / "tokenizer", folder)
+    make_tokenizer(out / "tokenizer")
+    served = Served(out / "tokenizer", out)
     served.faults(latency=1.0)
-    requests: dict[int, list[tuple[float, dict[str, Any]]]] = {}
+    requests: dict[int, list[dict[str, Any]]] = {}
 
     class Noting(Server):
         async def once(self, path: str, request: dict[str, Any], url: str | None = None) -> Any:
-            requests.setdefault(id(asyncio.current_task()), []).append((time.monotonic(), request))
+            requests.setdefault(id(asyncio.current_task()), []).append(request)
             return await super().once(path, request, url)
 
+    async def bare() -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx.AsyncClient(limits=limits, timeout=60) as client:
+
+            async def one(chain: list[dict[str, Any]]) -> None:
+                for request in chain:
+                    (await client.post(served.url + "/completions", json=request)).json()
+
+            await asyncio.gather(*map(one, requests.values()))
+
     try:
-        policy = Noting(served.url, None, str(folder / "tokenizer"), Sampling(max_tokens=200))
+        policy = Noting(served.url, None, str(out / "tokenizer"), Sampling(max_tokens=200))
         settings = Settings("policy", 1, concurrency=32, max_steps=6)
-        run = partial(explore, folder / "served", WebShop(), policy, plans=["initial"], settings=settings, samples=1)
-        ours = seconds(run)
-        n = sum(map(len, requests.values()))
-
-        async def bare() -> None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-            async with httpx.AsyncClient(limits=limits, timeout=60) as client:
-
-                async def one(chain: list[tuple[float, dict[str, Any]]]) -> None:
-                    for _, request in chain:
-                        (await client.post(served.url + "/completions", json=request)).json()
-
-                await asyncio.gather(*map(one, requests.values()))
-
-        theirs = seconds(lambda: asyncio.run(bare()))
+        run = partial(explore, out / "runs", WebShop(), policy, plans=["initial"], settings=settings, samples=1)
+        ours = measure.seconds(run)
+        theirs = measure.seconds(lambda: asyncio.run(bare()))
     finally:
         served.kill()
-    print(
-        f"server: {n} requests in {ours:.2f} s, the bare loop in {theirs:.2f} s: {theirs / ours:.0%} of its throughput"
-    )
+    return {"seconds": ours, "other": theirs, "note": f"{sum(map(len, requests.values())):,} requests, 1 s each"}
 
 
-def main() -> None:
-    """Run them all."""
-    with tempfile.TemporaryDirectory() as name:
-        for part in (toolkit, scienceworld, workers, server):
-            part(Path(name))
+MEASURED = {"toolkit": toolkit, "scienceworld": scienceworld, "workers": workers, "server": server}
 
 
 if __name__ == "__main__":
-    main()
+    measure.run(rows, MEASURED)

@@ -1,24 +1,27 @@
-"""What the local policy costs beyond the model. Ratios within one run.
+"""What the local policy costs beyond the model, on one thread.
 
-OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/generating.py
+    python benchmarks/generating.py [--size 500 --rounds 3]
 
-generating  tokens/s of the local policy against a bare loop over the same prompts: batches of the same size, answers
-            of the same length, the same temperature, transformers' own cache
-exploring   tokens/s of exploring the tiny shop with it, environment and tables included, against the bare loop over
-            the prompts that came up there, which it has to read from the start at every turn
-
-Both by the clock and by this process's processor time, which other programs on the machine disturb less.
+First the policy alone, against a bare loop over the same prompts: batches of the same size, answers of the same length,
+the same temperature, transformers' own cache. Then exploring `size` tasks of the tiny shop with it, environment and
+tables included, against the bare loop over the prompts that came up there, which it has to read from the start at every
+turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
+import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import measure
+
+sys.path.insert(0, str(measure.CHECKOUT))
 
 import torch
 
@@ -31,6 +34,19 @@ from trajkit.policies import Answer, Sampling
 from trajkit.policies.local import Local
 
 BATCH = 32
+
+
+def rows(folder: Path, size: int = 500, rounds: int = 3) -> list[measure.Row]:
+    """Both against the bare loop."""
+    found = []
+    for name, what in (("generating", "local policy, one turn of 64 tokens"), ("exploring", "explore, local policy")):
+        took = [measure.alone(__file__, name, size, OMP_NUM_THREADS="1") for _ in range(rounds)]
+        own, others = [one["seconds"] for one in took], [one["other"] for one in took]
+        note = (
+            f"{took[0]['tokens']:,} tokens; by processor time {statistics.median(one['processor'] for one in took):.2f}"
+        )
+        found.append(measure.Row(what, own, "a bare loop over the same prompts", others, note))
+    return found
 
 
 class Noting(Local):
@@ -66,25 +82,30 @@ def bare(model: Any, asked: Sequence[tuple[list[int], int]]) -> None:
             mask, places = torch.cat([mask, torch.ones_like(ids)], 1), places[:, -1:] + 1
 
 
-def seconds(run: Callable[[], Any]) -> tuple[float, float]:
-    """How long it takes: by the clock, and of the processor."""
-    clock, processor = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - clock, time.process_time() - processor
-
-
-def report(name: str, policy: Noting, ours: tuple[float, float]) -> None:
-    """Run the bare loop and print the ratios."""
+def compare(policy: Noting, run: Callable[[], Any]) -> measure.Found:
+    """`run` against the bare loop over what is asked in it, by the clock and by this process's processor time, which
+    other programs on the machine disturb less."""
+    began = time.process_time()
+    ours = measure.seconds(run)
+    middle = time.process_time()
+    theirs = measure.seconds(lambda: bare(policy._model, policy.asked))
+    processor = (middle - began) / (time.process_time() - middle)
     tokens = sum(said for _, said in policy.asked)
-    theirs = seconds(lambda: bare(policy._model, policy.asked))
-    print(f"{name}: {tokens} tokens in {len(policy.asked)} answers")
-    for kind, own, other in zip(("clock", "processor"), ours, theirs, strict=True):
-        print(f"    {kind}: {tokens / own:.0f} tokens/s, the bare loop {tokens / other:.0f}: {other / own:.2f}x")
+    return {"seconds": ours, "other": theirs, "processor": processor, "tokens": tokens}
 
 
-def generating(folder: Path, shop: TinyShop) -> None:
+def prepared(out: Path, tasks: str) -> tuple[str, TinyShop]:
+    """A model's folder and the shop."""
+    torch.set_num_threads(1)
+    shop = TinyShop(train_tasks=int(tasks))
+    texts = [message["content"] for task in shop.tasks("train") for message in shop.reset(task.task_id)[0]]
+    return str(scratch.make(out / "tiny", [*texts, json.dumps(shop.admissible())], Scratch())), shop
+
+
+def generating(out: Path, tasks: str) -> measure.Found:
     """One turn of 64 tokens from the beginning of every task."""
-    policy = Noting(str(folder), Sampling(max_tokens=64), batch=BATCH)
+    folder, shop = prepared(out, tasks)
+    policy = Noting(folder, Sampling(max_tokens=64), batch=BATCH)
     policy._ends = set()  # so that every answer has the same length
     starts = [shop.reset(task.task_id)[0] for task in shop.tasks("train")[: 8 * BATCH]]
 
@@ -94,28 +115,20 @@ def generating(folder: Path, shop: TinyShop) -> None:
     asyncio.run(answers(starts[:BATCH]))  # imports and first calls are not what is measured
     bare(policy._model, policy.asked)
     policy.asked.clear()
-    report("generating", policy, seconds(lambda: asyncio.run(answers(starts))))
+    return compare(policy, lambda: asyncio.run(answers(starts)))
 
 
-def exploring(folder: Path, shop: TinyShop, runs: Path) -> None:
+def exploring(out: Path, tasks: str) -> measure.Found:
     """As many rollouts as there are tasks. The random model cannot shop: any of a quarter of its tokens ends a turn."""
-    policy = Noting(str(folder), Sampling(max_tokens=8), batch=BATCH)
+    folder, shop = prepared(out, tasks)
+    policy = Noting(folder, Sampling(max_tokens=8), batch=BATCH)
     policy._ends = set(range(0, policy._model.config.vocab_size, 4))
     settings = Settings("policy", 1, max_steps=8, concurrency=BATCH)
-    ours = seconds(lambda: explore(runs, shop, policy, plans=["initial"], settings=settings))
-    print(f"exploring: {len(shop.tasks('train')) / ours[0]:.0f} rollouts/s")
-    report("exploring", policy, ours)
+    return compare(policy, lambda: explore(out / "runs", shop, policy, plans=["initial"], settings=settings))
 
 
-def main() -> None:
-    """Run both."""
-    shop = TinyShop(train_tasks=500)
-    texts = [message["content"] for task in shop.tasks("train") for message in shop.reset(task.task_id)[0]]
-    with tempfile.TemporaryDirectory() as name:
-        folder = scratch.make(Path(name) / "tiny", [*texts, json.dumps(shop.admissible())], Scratch())
-        generating(folder, shop)
-        exploring(folder, shop, Path(name) / "runs")
+MEASURED = {"generating": generating, "exploring": exploring}
 
 
 if __name__ == "__main__":
-    main()
+    measure.run(rows, MEASURED)

@@ -1,40 +1,46 @@
-"""How far `trajkit import` is from orjson parsing the same files, as ratios in one run.
+"""`trajkit import` against orjson parsing the same files, the standard library's json, and a bare pipeline.
 
-    python benchmarks/importing.py [--megabytes 400] [--rounds 5]
+    python benchmarks/importing.py [--size 400 --rounds 3]
 
-Prints a table. Every figure is the median of several runs taken in turn with what it is compared with, each in a
-process of its own, so that a slow spell of the machine hits both. The logs are generated once: chats of 10 to 20
-messages, 466 characters each on average as in WebShop, as JSON lines for `openai` and as one JSON object for
-`intercode` (in four files, as its logs come: a file per model).
-
-`needed` is what the tables alone cost, without any of trajkit's Python: parse, hash each record's text once
-(trajectory_id), and write the texts as Parquet with zstd, by orjson, hashlib and pyarrow in one process.
+`size` is megabytes of each format. The logs are generated once: chats of 10 to 20 messages, 466 characters each on
+average as in WebShop, as JSON lines for `openai` and as one JSON object for `intercode` (in four files, as its logs
+come: a file per model).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
-import resource
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+import measure
+
 LOGS = {"openai": ["openai.jsonl"], "intercode": [f"intercode-{n}.json" for n in range(4)]}
+
+
+def rows(folder: Path, size: int = 400, rounds: int = 3) -> list[measure.Row]:
+    """Import of both formats against each of the others."""
+    folder /= f"logs-{size}"
+    generate(folder, size)
+    found = []
+    for format, names in LOGS.items():
+        took = measure.in_turn(__file__, list(MEASURED), rounds, *(folder / name for name in names))
+        for other, theirs, note in (
+            ("orjson parses the same", "bare", f"peak of a process {measure.peak(took['ours'])}"),
+            ("json of the standard library parses the same", "standard", ""),
+            ("orjson, hashlib and pyarrow in one process: parse, hash, write as Parquet", "needed", ""),
+        ):
+            found.append(measure.compared(took, f"import {format}, {size} MB", "ours", other, theirs, note))
+    return found
 
 
 # --- what is measured: each runs in a process of its own and returns seconds ---
 
 
-def bare(logs: list[Path], out: Path) -> float:
+def bare(out: Path, *logs: str) -> float:
     """orjson parses the files, and nothing is done with it."""
     start = time.perf_counter()
     for _ in _parsed(logs):
@@ -42,17 +48,17 @@ def bare(logs: list[Path], out: Path) -> float:
     return time.perf_counter() - start
 
 
-def standard(logs: list[Path], out: Path) -> float:
+def standard(out: Path, *logs: str) -> float:
     """The standard library's json parses the files."""
     start = time.perf_counter()
-    for log in logs:
+    for log in map(Path, logs):
         with log.open("rb") as file:
             for text in file if log.suffix == ".jsonl" else [file.read()]:
                 json.loads(text)
     return time.perf_counter() - start
 
 
-def needed(logs: list[Path], out: Path) -> float:
+def needed(out: Path, *logs: str) -> float:
     """The least that the tables cost: parse, hash, encode, write."""
     import hashlib
 
@@ -77,52 +83,28 @@ def needed(logs: list[Path], out: Path) -> float:
     return time.perf_counter() - start
 
 
-def ours(logs: list[Path], out: Path) -> float:
+def ours(out: Path, *logs: str) -> float:
     """`trajkit import`, without Python's own start."""
     from trajkit.importers import Options, import_files
 
     start = time.perf_counter()
-    format = "openai" if logs[0].suffix == ".jsonl" else "intercode"
-    import_files(format, [str(log) for log in logs], out / "runs", Options())
+    format = "openai" if logs[0].endswith(".jsonl") else "intercode"
+    import_files(format, list(logs), out / "runs", Options())
     return time.perf_counter() - start
 
 
-def _parsed(logs: list[Path]) -> Iterator[Any]:
+def _parsed(logs: tuple[str, ...]) -> Iterator[Any]:
     import orjson
 
-    for log in logs:
+    for log in map(Path, logs):
         with log.open("rb") as file:
             yield from map(orjson.loads, file if log.suffix == ".jsonl" else [file.read()])
 
 
-MEASURED: dict[str, Callable[[list[Path], Path], float]] = {
-    "bare": bare,
-    "standard": standard,
-    "needed": needed,
-    "ours": ours,
-}
+MEASURED = {"bare": bare, "standard": standard, "needed": needed, "ours": ours}
 
 
-# --- how ---
-
-
-def in_turn(logs: list[Path], rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Seconds and CPU seconds of each, run in turn."""
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in MEASURED}
-    for _ in range(rounds):
-        for name in MEASURED:
-            with tempfile.TemporaryDirectory(dir=logs[0].parent) as out:
-                call = [sys.executable, __file__, "--one", name, out, *map(str, logs)]
-                environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
-                done = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
-            results[name].append(json.loads(done.stdout))
-    return results
-
-
-def ratio(results: dict[str, list[dict[str, float]]], a: str, b: str) -> str:
-    """b's seconds / a's, pair by pair, in percent: a's speed as a share of b's. Median and range."""
-    pairs = [y["seconds"] / x["seconds"] for x, y in zip(results[a], results[b], strict=True)]
-    return f"{statistics.median(pairs):.0%} ({min(pairs):.0%} to {max(pairs):.0%})"
+# --- the logs ---
 
 
 def generate(folder: Path, megabytes: int) -> None:
@@ -176,41 +158,5 @@ def generate(folder: Path, megabytes: int) -> None:
     (folder / "complete").touch()
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--megabytes", type=int, default=400, help="of each format")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "trajkit-bench" / "logs")
-    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        name, out, *logs = args.one
-        seconds = MEASURED[name]([Path(log) for log in logs], Path(out))
-        spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        cpu = sum(one.ru_utime + one.ru_stime for one in spent)
-        print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_mb": max(one.ru_maxrss for one in spent) / 1024}))
-        return
-    folder = args.folder / str(args.megabytes)
-    generate(folder, args.megabytes)
-    print(
-        "| format | import, s (CPU s, peak MB of a process) | orjson, s | import / orjson | import / json "
-        "| needed / orjson |"
-    )
-    print("|---|---|---|---|---|---|")
-    for format, names in LOGS.items():
-        results = in_turn([folder / name for name in names], args.rounds)
-        middle = {
-            name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-            for name, runs in results.items()
-        }
-        mine = middle["ours"]
-        print(
-            f"| {format} | {mine['seconds']:.2f} ({mine['cpu']:.2f}, {mine['peak_mb']:.0f}) "
-            f"| {middle['bare']['seconds']:.2f} | {ratio(results, 'ours', 'bare')} "
-            f"| {ratio(results, 'ours', 'standard')} | {ratio(results, 'needed', 'bare')} |"
-        )
-
-
 if __name__ == "__main__":
-    main()
+    measure.run(rows, MEASURED)

@@ -1,52 +1,77 @@
 """What thousands of small parts cost, and what is left of that after `trajkit compact`.
 
-    python benchmarks/parts.py [--trajectories 200000 --parts 10000]
+    python benchmarks/parts.py [--size 50000 --rounds 3]
 
-The same world (world.py) lies there three times: in many parts as `explore` leaves them, the same put together by
-`trajkit compact`, and written as one part. Opening it, eef's rule and `select` are measured in turn, each in a process
-of its own; the ratios are pair by pair, to the one part.
+The same world (world.py) lies there three times: in many parts as `explore` leaves them (of 5 trajectories each),
+the same put together by `trajkit compact`, and written as one part. Opening it, eef's rule and `select` are measured
+together, against the one part.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+import measure
+import world
+
+EACH = 5  # trajectories in a small part
 STEPS = ("open", "rule", "select")
 
 
-def measure(runs: Path) -> dict[str, float]:
-    """The seconds of each step."""
+def rows(folder: Path, size: int = 50_000, rounds: int = 3) -> list[measure.Row]:
+    """The many and the compacted parts against the one."""
+    made = lay_out(folder / f"parts-{size}", size, size // EACH)
+    took: dict[str, list[measure.Found]] = {name: [] for name in made}
+    for _ in range(rounds):
+        for name, runs in made.items():
+            took[name].append(measure.alone(__file__, "all", runs))
+    found = []
+    for name in ("small", "compacted"):
+        steps = ", ".join(f"{step} {sum(one[step] for one in took[name]) / rounds:.1f} s" for step in STEPS)
+        parts = len(list(made[name].glob("*/*/")))
+        found.append(measure.compared(took, f"{parts:,} parts, {name}", name, "one part", "one", steps))
+    copied = folder / f"parts-{size}" / "again"
+    found.append(measure.Row(f"`trajkit compact` of {size // EACH:,} parts", [_compact(made["small"], copied)]))
+    return found
+
+
+def all_(out: Path, runs: str) -> measure.Found:
+    """The seconds of each step, and of all."""
     from trajkit.engine import Runs
     from trajkit.select import select
 
-    times = [time.perf_counter()]
+    start = time.perf_counter()
     with Runs(runs) as opened:
-        times.append(time.perf_counter())
-        opened.rows("SELECT count(*), min(trajectory_id), max(from_step) FROM eef")
-    times.append(time.perf_counter())
-    with tempfile.TemporaryDirectory() as out:
-        select(runs, Path(out) / "sft.parquet")
-    times.append(time.perf_counter())
-    return {step: after - before for step, before, after in zip(STEPS, times, times[1:], strict=False)}
+        opening = time.perf_counter()
+        opened.rows("SELECT count(*), max(hash(e)) FROM eef AS e")
+    answered = time.perf_counter()
+    select(runs, out / "sft.parquet")
+    end = time.perf_counter()
+    return {"seconds": end - start, "open": opening - start, "rule": answered - opening, "select": end - answered}
+
+
+MEASURED = {"all": all_}
+
+
+def _compact(runs: Path, copied: Path) -> float:
+    """The seconds it takes to put a copy of `runs` together."""
+    from trajkit.compact import compact
+
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(runs, copied)
+    took = measure.seconds(lambda: compact(copied))
+    shutil.rmtree(copied)
+    return took
 
 
 def lay_out(folder: Path, n_trajectories: int, n_parts: int) -> dict[str, Path]:
-    """The three runs folders, made unless they are there. Says what `compact` took."""
+    """The three runs folders, made unless they are there."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
-    import world  # beside this file
 
     from trajkit.compact import compact
     from trajkit.schema import arrow_schema
@@ -84,47 +109,10 @@ def lay_out(folder: Path, n_trajectories: int, n_parts: int) -> dict[str, Path]:
         write(made["small"] / "run" / f"part-{number:016x}", rows)
         first, message = last, end
     shutil.copytree(made["small"], made["compacted"])
-    start = time.perf_counter()
-    summary = compact(made["compacted"])
-    print(f"compact: {time.perf_counter() - start:.1f} s\n{summary.text()}")
+    compact(made["compacted"])
     (folder / "complete").touch()
     return made
 
 
-def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--trajectories", type=int, default=200_000)
-    parser.add_argument("--parts", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "trajkit-bench-parts")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        print(json.dumps(measure(args.one)))
-        return
-    args.folder.mkdir(parents=True, exist_ok=True)
-    made = lay_out(args.folder, args.trajectories, args.parts)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in made}
-    for _ in range(args.rounds):
-        for name, runs in made.items():
-            done = subprocess.run(
-                [sys.executable, __file__, "--one", str(runs)],
-                env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True, check=True,
-            )  # fmt: skip
-            found[name].append(json.loads(done.stdout))
-    print("| runs | parts | " + " | ".join(f"{step}, s" for step in STEPS) + " | all, to one part |")
-    print("|---|---|---|---|---|---|")
-    for name, rows in found.items():
-        ratios = [
-            sum(row[step] for step in STEPS) / sum(one[step] for step in STEPS)
-            for row, one in zip(rows, found["one"], strict=True)
-        ]
-        cells = [name, f"{len(list(made[name].glob('*/*/'))):,}"]
-        cells += [f"{statistics.median(row[step] for row in rows):.2f}" for step in STEPS]
-        cells += [f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
-        print(f"| {' | '.join(cells)} |")
-
-
 if __name__ == "__main__":
-    main()
+    measure.run(rows, MEASURED)

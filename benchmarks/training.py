@@ -1,24 +1,17 @@
-"""What training costs: the loop against a bare one, transformers' Trainer and TRL; packing; masks. On one thread.
+"""What training costs: the loop against a bare one, transformers' Trainer and TRL's SFTTrainer. On one thread.
 
-    python benchmarks/training.py [--rounds 3] [--world demo]
+    python benchmarks/training.py [--rounds 3]
 
-loop     tokens/s of train.trainer as a whole against a bare torch loop over the same packs, transformers.Trainer over
-         the same packs, and TRL's SFTTrainer, which pads, on the same rows in the same order
-packing  the same bare loop over packed and over padded rows, as many rows a step
-masks    tokens/s of trajkit.masks.Masks
-
-Twice: on the tiny shop with the model made for it, and on the demo's data with a larger one (hidden 256, 4 layers). A
-measurement is the processor time of the steps after the first ones, in a process of its own, all in turn; what is
-printed is the median of the ratios, round by round, and their range.
+train.trainer as a whole against a bare torch loop over the same packs, transformers.Trainer over the same packs, the
+bare loop over padded rows, and SFTTrainer, which pads, on the same rows in the same order. Twice: on the tiny shop
+with the model made for it, and on the demo's data with a larger one (hidden 256, 4 layers). What is measured is the
+processor time of the steps after the first ones. TRL has an environment of its own, made once (1 GB; tests/trl_loss.py
+says where); where it cannot be made its lines are left out.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,8 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests")]
+import measure
+
+sys.path[:0] = [str(measure.CHECKOUT), str(measure.CHECKOUT / "tests")]
 
 from train.settings import Scratch, Train  # noqa: E402
 
@@ -46,7 +40,48 @@ WORLDS = {
 }
 
 
-# --- what is measured: each runs in a process of its own and returns every step's processor seconds ---
+def rows(folder: Path, size: int = 0, rounds: int = 3) -> list[measure.Row]:
+    """The trainer against each of the others, on both worlds; then masks. `size` means nothing here."""
+    others = {
+        "bare": "a bare torch loop over the same packs",
+        "trainer": "transformers.Trainer over the same packs",
+        "padded": "a bare torch loop over padded rows",
+        "trl": f"SFTTrainer of TRL {TRL}",
+    }
+    if not _has_trl():
+        del others["trl"]
+    found = []
+    for name in WORLDS:
+        world = folder / f"training-{name.replace(' ', '-')}"
+        if not (world / "model").exists():
+            make(name, world)
+        took = measure.in_turn(
+            __file__, ["ours", *others], rounds, name, world, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"
+        )
+        counts = [measure.alone(__file__, "masks", name, world) for _ in range(rounds)]
+        n, longest = counts[0]["tokens"], counts[0]["longest"]
+        for other, told in others.items():
+            mine = statistics.median(one["seconds"] for one in took["ours"])
+            note = f"{n / mine:,.0f} tokens/s" if other == "bare" else ""
+            if other == "padded":
+                note = f"padding makes {longest / n:.2f} times as many tokens"
+            found.append(measure.compared(took, f"train, {name}", "ours", told, other, note))
+        masked = statistics.median(one["all"] / one["seconds"] for one in counts)
+        found.append(measure.Row(f"masks, {name}", [one["seconds"] for one in counts], note=f"{masked:,.0f} tokens/s"))
+    return found
+
+
+def _has_trl() -> bool:
+    import trl_loss
+
+    try:
+        trl_loss.environment(TRL)
+    except (ConnectionError, RuntimeError):
+        return False
+    return True
+
+
+# --- what is measured: each returns every step's processor seconds ---
 
 
 def ours(world: Path, settings: Train) -> list[float]:
@@ -130,12 +165,41 @@ def trl(world: Path, settings: Train) -> list[float]:
     return [step["cpu_s"] for step in steps[1:]]
 
 
-MEASURED: dict[str, Callable[[Path, Train], list[float]]] = {
-    "ours": ours,
-    "bare": bare,
-    "padded": padded,
-    "trainer": trainer,
-    "trl": trl,
+def measured(steps: Callable[[Path, Train], list[float]]) -> Callable[..., float]:
+    """All of its seconds but those of the first steps."""
+
+    def run(out: Path, name: str, world: str) -> float:
+        import torch
+
+        torch.set_num_threads(1)
+        return sum(steps(Path(world), WORLDS[name][0])[SKIPPED:])
+
+    return run
+
+
+def masks(out: Path, name: str, world: str) -> measure.Found:
+    """Templates and tokenizer, for all rows; and how many tokens the measured steps have."""
+    settings = WORLDS[name][0]
+    _rows(Path(world), settings)
+    began = time.process_time()
+    made = _rows(Path(world), settings)
+    took = time.process_time() - began
+    batches = list(_batches(Path(world), settings))[SKIPPED + 1 :]
+    return {
+        "seconds": took,
+        "all": sum(len(row.input_ids) for row in made),
+        "tokens": sum(len(row.input_ids) for batch in batches for row in batch),
+        "longest": sum(max(len(row.input_ids) for row in batch) * len(batch) for batch in batches),
+    }
+
+
+MEASURED = {
+    "ours": measured(ours),
+    "bare": measured(bare),
+    "padded": measured(padded),
+    "trainer": measured(trainer),
+    "trl": measured(trl),
+    "masks": masks,
 }
 
 
@@ -224,11 +288,12 @@ def _padded_loss(model: Any, batch: dict[str, Any]) -> Any:
     return (nll * batch["weights"][:, 1:][trained]).sum()
 
 
-# --- how ---
+# --- the worlds ---
 
 
 def make(name: str, folder: Path) -> Path:
     """A folder with sft.parquet and model/."""
+    folder.mkdir(parents=True, exist_ok=True)
     import pyarrow.parquet as pq
 
     from envs.webshop import Expert, Novice, TinyExpert, TinyShop, WebShop
@@ -254,68 +319,5 @@ def make(name: str, folder: Path) -> Path:
     return folder
 
 
-def compare(name: str, folder: Path, rounds: int) -> None:
-    """Measure all in turn and print the ratios."""
-    took: dict[str, list[float]] = {what: [] for what in MEASURED}
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    for _ in range(rounds):
-        for what in MEASURED:
-            call = [sys.executable, __file__, "--one", what, name, str(folder)]
-            done = subprocess.run(call, env=environment, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{what}: {done.stderr[-2000:]}")
-            took[what].append(json.loads(done.stdout.splitlines()[-1]))
-    settings = WORLDS[name][0]
-    batches = list(_batches(folder, settings))[SKIPPED + 1 :]
-    lengths = [len(row.input_ids) for batch in batches for row in batch]
-    longest = sum(max(len(row.input_ids) for row in batch) * len(batch) for batch in batches)
-    print(
-        f"{name}: {settings.batch} rows a step, {min(lengths)} to {max(lengths)} tokens, "
-        f"{sum(lengths) / len(lengths):,.0f} on average; padded {longest / sum(lengths):.2f} times as many"
-    )
-    for what, seconds in took.items():
-        print(f"  {what:17} {sum(lengths) / statistics.median(seconds):8,.0f} tokens/s")
-    for a, b, label in (
-        ("ours", "bare", "trainer's tokens/s against a bare torch loop"),
-        ("ours", "trainer", "against transformers.Trainer"),
-        ("ours", "trl", f"against TRL {TRL}"),
-        ("bare", "padded", "packing against padding"),
-    ):
-        ratios = [theirs / mine for mine, theirs in zip(took[a], took[b], strict=True)]
-        print(f"  {label}: {statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})")
-
-
-def masks(name: str, folder: Path) -> None:
-    """Print tokens/s of Masks on one core, templates and tokenizer included."""
-    settings = WORLDS[name][0]
-    _rows(folder, settings)
-    began = time.process_time()
-    rows = _rows(folder, settings)
-    tokens = sum(len(row.input_ids) for row in rows)
-    print(f"  masks: {tokens / (time.process_time() - began):,.0f} tokens/s on one core")
-
-
-def main() -> None:
-    """Run them all."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--world", choices=WORLDS, help="One of them alone.")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
-    if args.one:
-        what, name, folder = args.one
-        seconds = MEASURED[what](Path(folder), WORLDS[name][0])
-        print(sum(seconds[SKIPPED:]))
-        return
-    for name in [args.world] if args.world else WORLDS:
-        with tempfile.TemporaryDirectory() as folder:
-            made = make(name, Path(folder))
-            compare(name, made, args.rounds)
-            masks(name, made)
-
-
 if __name__ == "__main__":
-    main()
+    measure.run(rows, MEASURED)

@@ -8,9 +8,12 @@ HYPOTHESIS_PROFILE=thorough  as many as one has patience for
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from forks import Forks
 from hypothesis import HealthCheck, settings
 
 _SLOW_BUT_FINE = (HealthCheck.too_slow, HealthCheck.data_too_large)
@@ -37,3 +40,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set TRAJKIT_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture
+def forks() -> Iterator[Callable[[Callable[..., Any]], Forks]]:
+    """Makes `Forks` of a function, which end with the test."""
+    made: list[Forks] = []
+
+    def make(function: Callable[..., Any]) -> Forks:
+        made.append(Forks(function))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

@@ -6,13 +6,11 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forks import Forks
 from small_runs import pair, trajkit, write_run
 from test_store import everything, small_disk, trajectory
 from test_store import write_run as write_parts
@@ -31,7 +30,6 @@ from trajkit.engine import Runs
 from trajkit.errors import BadData, TrajkitError
 from trajkit.store import RunWriter, existing_ids, parts, write_tasks
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 METHODS = ("eef", "rft", "eto_mixture", "eef_pairs")
 
 
@@ -375,73 +373,17 @@ def _dead_pid() -> int:
 
 _dead = _dead_pid()
 
-# Compacts folder after folder, each in a process that can be killed, without paying for Python's start.
-FORKS = """
-import os, sys
-import duckdb, pyarrow.parquet
-sys.path.insert(0, sys.argv[1])
-from trajkit import compact
-compact.PART_TRAJECTORIES = 100
-print("ready", flush=True)
-for line in sys.stdin:
-    if pid := os.fork():
-        print(pid, flush=True)
-        print(os.waitpid(pid, 0)[1], flush=True)
-    else:
-        sys.stdin.close()
-        try:
-            compact.compact(line.rstrip(), threads=1)
-        except BaseException as error:
-            os.write(2, f"{error!r}\\n".encode())
-            os._exit(9)
-        os._exit(0)
-"""
 
-
-class Compactor:
-    """Processes that each compact a folder; `start` gives the pid, `end` how it ended."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-c", FORKS, str(CHECKOUT)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self.process.stdout
-        return self.process.stdout.readline().strip()
-
-    def start(self, runs: Path) -> int:
-        assert self.process.stdin
-        self.process.stdin.write(f"{runs}\n")
-        return int(self._line())
-
-    def end(self) -> int:
-        return int(self._line())
-
-    def close(self) -> None:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-
-@pytest.fixture
-def compactors() -> Iterator[Callable[[], Compactor]]:
-    made: list[Compactor] = []
-
-    def make() -> Compactor:
-        made.append(Compactor())
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+def compact_small(runs: str) -> None:
+    """`compact`, into parts of few trajectories."""
+    module.PART_TRAJECTORIES = 100
+    compact(runs, threads=1)
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(tmp_path: Path, compactors: Callable[[], Compactor]) -> None:
+def test_killed_at_random_moments(tmp_path: Path, forks: Callable[..., Forks]) -> None:
     write_parts(tmp_path / "whole" / "run", 400, 5)
-    one, rng, killed = compactors(), random.Random(3), 0
+    one, rng, killed = forks(compact_small), random.Random(3), 0
     start = time.monotonic()
     one.start(shutil.copytree(tmp_path / "whole", tmp_path / "undisturbed"))
     assert one.end() == 0
@@ -451,9 +393,7 @@ def test_killed_at_random_moments(tmp_path: Path, compactors: Callable[[], Compa
         for _ in range(2):
             pid = one.start(runs)
             time.sleep(rng.uniform(0, takes))
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            killed += one.end() == signal.SIGKILL
+            killed += one.killed(pid)
             assert existing_ids(runs) == everything(400)
         assert seen(runs) == everything(400)
         one.start(runs)
@@ -466,10 +406,10 @@ def test_killed_at_random_moments(tmp_path: Path, compactors: Callable[[], Compa
 # --- beside others ---
 
 
-def test_readers_and_writers_beside_it(tmp_path: Path, compactors: Callable[[], Compactor]) -> None:
+def test_readers_and_writers_beside_it(tmp_path: Path, forks: Callable[..., Forks]) -> None:
     """An explorer adds parts and reads recordings; nothing is ever missing, and what it writes stays."""
     write_parts(tmp_path / "runs" / "run", 200, 2)
-    one, enough, looks, runs_of_it = compactors(), threading.Event(), 0, 0
+    one, enough, looks, runs_of_it = forks(compact_small), threading.Event(), 0, 0
     first = trajectory(0).trajectory["trajectory_id"]
 
     def compact_again_and_again() -> None:
@@ -513,9 +453,9 @@ def test_what_went_away_under_a_query_is_said(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_two_at_once(tmp_path: Path, compactors: Callable[[], Compactor], capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_at_once(tmp_path: Path, forks: Callable[..., Forks], capfd: pytest.CaptureFixture[str]) -> None:
     write_parts(tmp_path / "whole" / "run", 300, 4)
-    both = [compactors(), compactors()]
+    both = [forks(compact_small), forks(compact_small)]
     ends = []
     for attempt in range(4):
         runs = shutil.copytree(tmp_path / "whole", tmp_path / str(attempt))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import METHODS, PAIR_METHODS, RELATIONS, Oracle
+from rich.cells import cell_len
 from rich.console import Console
 from small_runs import trajkit
 from test_rules import FIGURE_1, relations
@@ -161,7 +162,7 @@ def test_whatever_the_world_it_is_shown_and_explained(world: World, given_params
         console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
         console.print(*parts, sep="\n")
         text = console.file.getvalue()  # type: ignore[attr-defined]
-        assert max(map(len, text.splitlines())) <= width
+        assert max(map(cell_len, text.splitlines())) <= width
 
     with tempfile.TemporaryDirectory() as name, Runs(write(world, Path(name)), given_params) as whole:
         answer(whole, [*READS, *WHY.values()])
@@ -250,7 +251,7 @@ def test_methods_are_explained_and_fit(folder: Path) -> None:
                 console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
                 console.print(*told_of(explained), sep="\n")
                 text = console.file.getvalue()  # type: ignore[attr-defined]
-                assert max(map(len, text.splitlines())) <= width
+                assert max(map(cell_len, text.splitlines())) <= width
                 assert ("[x]" in text) == any(row["chosen"] for row in verdicts)
                 words = " ".join(text.split())
                 for row in verdicts if width == 40 else ():  # in a table other columns come between a reason's lines

@@ -139,6 +139,18 @@ def test_any_finite_reward_is_fine(tmp_path: Path, reward: Any) -> None:
             chat_record(messages=[{"role": "assistant", "content": "", "token_ids": [2**31]}]),
             "message 0 has token_ids that are no list of numbers, or too large",
         ),
+        (
+            chat_record(messages=[{"role": "assistant", "content": "", "token_ids": [True, 2]}]),
+            "message 0 has token_ids that are no list of numbers",
+        ),
+        (
+            chat_record(messages=[{"role": "assistant", "content": "", "token_ids": {}}]),
+            "message 0 has token_ids that are no list of numbers",
+        ),
+        (
+            chat_record(messages=[{"role": "assistant", "content": "", "logprobs": [-0.5, -(2**60)]}]),
+            "message 0 has logprobs that are no list of numbers, or too large",
+        ),
         ([1, 2], "it is a JSON array"),
         ("text", "it is a JSON string"),
         (None, "it is a JSON null"),

@@ -22,6 +22,7 @@ from test_store import small_disk
 
 import trajkit as library
 from trajkit.errors import BadData, UsageError
+from trajkit.rules import methods
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NAN = float("nan")
@@ -501,6 +502,30 @@ def test_python_gives_what_select_writes(tmp_path: Path) -> None:
         with library.open(runs) as opened:
             assert opened.select(method).equals(pl.read_parquet(out)), method
             assert opened.select(method).equals(pl.read_parquet(out)), "a second time"
+
+
+@pytest.mark.parametrize("first", ["SHOW TABLES", "SELECT * FROM path_segments", "SELECT * FROM eto_step"])
+def test_rules_answer_the_same_after_a_selection(tmp_path: Path, first: str) -> None:
+    runs = write_run(tmp_path / "runs", pair("e"), pair("f", task="u"), policy("p"))
+    names = ("path_segments", "eef", "expert_actions", "outcomes")
+    with library.open(runs) as opened:
+        opened.sql(first)
+        before = [opened.rule(name) for name in names]
+        opened.select("eef")
+        after = [opened.rule(name) for name in names]
+        assert all(one.equals(other) and one.height for one, other in zip(before, after, strict=True))
+
+
+def test_a_selection_answers_nothing_for_views_that_nobody_asks(tmp_path: Path) -> None:
+    runs = write_run(tmp_path / "runs", pair("e"), pair("f", task="u"), policy("p"))
+    shared = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'shared'"
+    for method in methods():
+        with library.open(runs) as opened:
+            opened.select(method)
+            assert opened.sql(shared).is_empty(), method
+    with library.open(runs) as opened:
+        opened.rule("path_segments")
+        assert sorted(opened.sql(shared)["table_name"]) == ["outcomes", "path_segments"]
 
 
 def test_python_rules_and_queries_are_frames(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import itertools
 import os
 import random
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -14,11 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import pytest
+from forks import Forks
 
 from trajkit import store
 from trajkit.errors import TrajkitError
@@ -33,8 +33,9 @@ def trajectory(number: int, text: str = "look") -> Record:
     return record(task_id=f"task-{number}", role="expert", messages=said, reward=1.0)
 
 
-def write_run(run: Path, n: int, per_part: int = 5, first: int = 0) -> None:
+def write_run(run: Path | str, n: int, per_part: int = 5, first: int = 0) -> None:
     """What an importer or explore does: pass over what is there, a part every few trajectories."""
+    run = Path(run)
     with RunWriter(run, existing_ids(run.parent)) as writer:
         for number in range(first, first + n):
             writer.add(trajectory(number))
@@ -68,81 +69,16 @@ def everything(n: int) -> set[str]:
 
 # --- killed ---
 
-# Starts writers without paying for Python's start: reads "runs/run n per_part first", forks, says the pid.
-FORKS = """
-import os, sys
-import pyarrow.parquet
-sys.path[:0] = sys.argv[1:3]
-from pathlib import Path
-import test_store
-print("ready", flush=True)
-for line in sys.stdin:
-    run, *numbers = line.rstrip().split("\\t")
-    if pid := os.fork():
-        print(pid, flush=True)
-        print(os.waitpid(pid, 0)[1], flush=True)
-    else:
-        sys.stdin.close()
-        try:
-            test_store.write_run(Path(run), *map(int, numbers))
-        except BaseException as error:
-            os.write(2, f"{error!r}\\n".encode())
-            os._exit(9)
-        os._exit(0)
-"""
-
-
-class Writers:
-    """Processes that each write a run; `start` gives the pid, `end` how it ended."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-c", FORKS, str(CHECKOUT), str(CHECKOUT / "tests")]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self.process.stdout
-        return self.process.stdout.readline().strip()
-
-    def start(self, run: Path, n: int, per_part: int = 5, first: int = 0) -> int:
-        assert self.process.stdin
-        self.process.stdin.write(f"{run}\t{n}\t{per_part}\t{first}\n")
-        return int(self._line())
-
-    def end(self) -> int:
-        return int(self._line())
-
-    def close(self) -> None:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-
-@pytest.fixture
-def writers() -> Iterator[Callable[[], Writers]]:
-    made: list[Writers] = []
-
-    def make() -> Writers:
-        made.append(Writers())
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
 
 def test_a_writer_killed_at_any_moment_leaves_whole_parts_and_can_be_run_again(
-    tmp_path: Path, writers: Callable[[], Writers]
+    tmp_path: Path, forks: Callable[..., Forks]
 ) -> None:
-    rng, start, killed = random.Random(7), writers(), 0
+    rng, writer, killed = random.Random(7), forks(write_run), 0
     for attempt in range(25):
         runs = tmp_path / str(attempt)
-        pid = start.start(runs / "run", 45, 3)
+        pid = writer.start(runs / "run", 45, 3)
         time.sleep(rng.uniform(0.001, 0.045))
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        killed += start.end() == signal.SIGKILL
+        killed += writer.killed(pid)
         before = {path: path.read_bytes() for path in parts(runs, "trajectories")}
         assert_whole(runs)
         write_run(runs / "run", 45, 3)
@@ -190,11 +126,11 @@ def _dead_pid() -> int:
     return process.pid
 
 
-def test_a_reader_never_sees_a_trajectory_before_its_messages(tmp_path: Path, writers: Callable[[], Writers]) -> None:
-    start = writers()
-    start.start(tmp_path / "run", 300, 2)
+def test_a_reader_never_sees_a_trajectory_before_its_messages(tmp_path: Path, forks: Callable[..., Forks]) -> None:
+    writer = forks(write_run)
+    writer.start(tmp_path / "run", 300, 2)
     ended = threading.Event()
-    waiting = threading.Thread(target=lambda: (start.end(), ended.set()))
+    waiting = threading.Thread(target=lambda: (writer.end(), ended.set()))
     waiting.start()
     looks = 0
     while not ended.is_set():
@@ -249,9 +185,9 @@ def test_a_killed_writer_whose_pid_is_ours_now_is_no_hindrance(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", ["same", "overlapping", "different"])
-def test_two_writers_at_once(tmp_path: Path, writers: Callable[[], Writers], content: str) -> None:
+def test_two_writers_at_once(tmp_path: Path, forks: Callable[..., Forks], content: str) -> None:
     first = {"same": 0, "overlapping": 50, "different": 100}[content]
-    both = [writers(), writers()]
+    both = [forks(write_run), forks(write_run)]
     both[0].start(tmp_path / "run", 100, 5)
     both[1].start(tmp_path / "run", 100, 5, first)
     assert [one.end() for one in both] == [0, 0]

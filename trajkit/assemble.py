@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trajkit.checks import refuse_chosen
-from trajkit.engine import MADE, Runs
 from trajkit.errors import BadData
 from trajkit.rules import rules
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from trajkit.engine import AnyRuns
+
 # A row group ends with the row that reaches one of these: it depends on the data alone.
-GROUP_ROWS = 4096
+GROUP_EXCERPTS = 2048
 GROUP_BYTES = 64 * 2**20
 BATCH_ROWS = 2_048
 
@@ -58,7 +59,7 @@ def schema(kind: str) -> pa.Schema:
     return pa.schema(list(types.items()))
 
 
-def tables(runs: Runs, method: str, kind: str, counts: Counter[str]) -> Iterator[pa.Table]:
+def tables(runs: AnyRuns, method: str, kind: str, counts: Counter[str]) -> Iterator[pa.Table]:
     """The rows of `selected` in order with their messages, a table per row group.
 
     `counts` gets other_prompts: pairs whose sides were asked with different words (the chosen side's are written).
@@ -92,12 +93,8 @@ def _message(kind: str) -> tuple[str, ...]:
     return (*_MESSAGE, "value") if kind == "values" else _MESSAGE
 
 
-def _between(runs: Runs, query: str, number: str, first: int, last: int) -> pa.Table:
-    with runs.errors():
-        return runs.con.sql(
-            f"{query} WHERE {number} >= $first AND {number} < $last ORDER BY {number}",
-            params={"first": first, "last": last},
-        ).to_arrow_table()
+def _between(runs: AnyRuns, query: str, number: str, first: int, last: int) -> pa.Table:
+    return runs.table(f"{query} WHERE {number} >= {first} AND {number} < {last} ORDER BY {number}")
 
 
 def _lists(messages: pa.Table, ends: pa.Array, names: tuple[str, ...]) -> pa.LargeListArray:
@@ -173,32 +170,39 @@ def _sound(messages: pa.Table, ends: pa.Array, excerpts: pa.Table) -> bool:
     )
 
 
-def _groups(runs: Runs, sides: int) -> Iterator[pa.Table]:
+def _groups(runs: AnyRuns, sides: int) -> Iterator[pa.Table]:
     """The messages of all excerpts in order, cut between rows (of `sides` excerpts each) into row groups."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    with runs.errors(), runs.con.cursor() as cursor:
-        cursor.execute(f"SET search_path = '{MADE},main'")
-        reader = cursor.sql(runs.compose(rules()["selected_messages"].sql)).to_arrow_reader(BATCH_ROWS)
-        waiting: list[pa.RecordBatch] = []
-        current, n_rows, n_bytes = -1, 0, 0
-        for batch in reader:
-            encoded = pc.run_end_encode(batch["excerpt_number"])
-            sizes = pc.cumulative_sum(
-                pc.fill_null(pc.cast(pc.binary_length(batch["content"]), pa.int64()), 0)
-            ).to_pylist()
-            start = begin = 0
-            for excerpt, end in zip(encoded.values.to_pylist(), encoded.run_ends.to_pylist(), strict=True):
-                number = excerpt // sides
-                if number != current:
-                    if n_rows >= GROUP_ROWS or n_bytes >= GROUP_BYTES:
-                        waiting.append(batch.slice(start, begin - start))
-                        yield pa.Table.from_batches(waiting)
-                        waiting, start, n_rows, n_bytes = [], begin, 0, 0
-                    current, n_rows = number, n_rows + 1
-                n_bytes += sizes[end - 1] - (sizes[begin - 1] if begin else 0)
-                begin = end
-            waiting.append(batch.slice(start))
-        if n_rows:
-            yield pa.Table.from_batches(waiting)
+    waiting: list[pa.RecordBatch] = []
+    current, n_excerpts, n_bytes = -1, 0, 0
+    for batch in runs.batches(rules()["selected_messages"].sql, BATCH_ROWS):
+        encoded = pc.run_end_encode(batch["excerpt_number"])
+        sizes = pc.cumulative_sum(pc.fill_null(pc.cast(pc.binary_length(batch["content"]), pa.int64()), 0)).to_pylist()
+        start = begin = 0
+        for excerpt, end in zip(encoded.values.to_pylist(), encoded.run_ends.to_pylist(), strict=True):
+            number = excerpt // sides
+            if number != current:
+                if n_excerpts >= GROUP_EXCERPTS or n_bytes >= GROUP_BYTES:
+                    waiting.append(batch.slice(start, begin - start))
+                    yield _with_rest(waiting)
+                    waiting, start, n_excerpts, n_bytes = [], begin, 0, 0
+                current, n_excerpts = number, n_excerpts + sides
+            n_bytes += sizes[end - 1] - (sizes[begin - 1] if begin else 0)
+            begin = end
+        waiting.append(batch.slice(start))
+    if n_excerpts:
+        yield _with_rest(waiting)
+
+
+def _with_rest(batches: list[pa.RecordBatch]) -> pa.Table:
+    """The batches as one table, with columns of what `rest` holds in its place."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = pa.Table.from_batches(batches)
+    rest = pc.list_element(table["rest"], 0)
+    for field in rest.type:
+        table = table.append_column(field.name, pc.struct_field(rest, field.name))
+    return table.drop_columns("rest")

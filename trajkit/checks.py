@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trajkit.engine import Runs, column_problems, first_line, source_of, torn, typed_sql
 from trajkit.errors import BadData, TrajkitError
+from trajkit.object_store import Location, let_read
 from trajkit.rules import Rule, closure, references, rules
 from trajkit.schema import TABLES
 from trajkit.store import parts
+
+if TYPE_CHECKING:
+    from trajkit.engine import AnyRuns
 
 # The trajectories that rules look at: a mistake in any other row changes no answer.
 WITH_SCORER = "SELECT * FROM outcomes WHERE split = 'train' AND coalesce(ended, '') NOT IN ('error', 'drift')"
@@ -38,9 +42,11 @@ class Problem:
     where: str
 
 
-def refuse_input(runs: Runs, method: Rule) -> None:
+def refuse_input(runs: AnyRuns, method: Rule) -> None:
     """Raise BadData if a row that `method` looks at holds a mistake that could change its answer."""
-    names = ["bad_values", "duplicate_ids", "n_steps_mismatch"]
+    names = ["bad_values", "n_steps_mismatch"]
+    if runs.rows("SELECT 1 AS one FROM repeated LIMIT 1"):  # else it would read all messages to find nothing
+        names.append("duplicate_ids")
     read = {rule.name for rule in closure(method.sql)}
     lineage = {"expert_rollouts", "solutions", "expert_actions", "step_rewards"}
     if read & lineage or "path_segments" in references(method.sql):
@@ -50,7 +56,7 @@ def refuse_input(runs: Runs, method: Rule) -> None:
     _refuse(runs, names, WITH_SCORER if {method.name, *read} & {"step_rewards"} else RELEVANT)
 
 
-def refuse_chosen(runs: Runs) -> None:
+def refuse_chosen(runs: AnyRuns) -> None:
     """Raise BadData if a trajectory on a selected path has a mistake."""
     names = [rule.name for rule in rules().values() if rule.kind == "checks" and rule.name != "stray_messages"]
     _refuse(runs, names, CHOSEN)
@@ -58,7 +64,7 @@ def refuse_chosen(runs: Runs) -> None:
 
 def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
     """Every mistake in a runs/ folder: first those of whole files, then those of rows in the files that are sound."""
-    unsound: set[Path] = set()
+    unsound: set[Location] = set()
     for table in TABLES:
         for file in parts(path, table):
             for problem in _file_problems(table, file):
@@ -82,7 +88,7 @@ def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
         yield Problem("not_checked", None, reason, str(path))
 
 
-def _refuse(runs: Runs, names: Iterable[str], checked: str) -> None:
+def _refuse(runs: AnyRuns, names: Iterable[str], checked: str) -> None:
     _lay_out(runs, checked)
     complaints = []
     for name in names:
@@ -99,15 +105,14 @@ def _refuse(runs: Runs, names: Iterable[str], checked: str) -> None:
         )
 
 
-def _lay_out(runs: Runs, checked: str) -> None:
+def _lay_out(runs: AnyRuns, checked: str) -> None:
     """Make what the checks read beside the tables: `checked`, and the rows as they lie in the files."""
-    with runs.errors():
-        runs.con.execute(f"CREATE OR REPLACE VIEW checked AS {runs.compose(checked)}")
-        for table in ("trajectories", "messages"):
-            runs.con.execute(f"CREATE OR REPLACE VIEW all_{table} AS {runs.table_sql(table)}")
+    runs.view("checked", checked)
+    for table in ("trajectories", "messages"):
+        runs.view(f"all_{table}", runs.table_sql(table))
 
 
-def _run(runs: Runs, rule: Rule, limit: int | None = None) -> Iterator[Problem]:
+def _run(runs: AnyRuns, rule: Rule, limit: int | None = None) -> Iterator[Problem]:
     found = runs.rows(f"{runs.compose(rule.sql)} ORDER BY ALL{f' LIMIT {limit}' if limit else ''}")
     if not found:
         return
@@ -118,7 +123,7 @@ def _run(runs: Runs, rule: Rule, limit: int | None = None) -> Iterator[Problem]:
         yield Problem(rule.name, row["trajectory_id"], row["problem"], places.get(key, str(runs.path)))
 
 
-def _file_problems(table: str, file: Path) -> Iterator[Problem]:
+def _file_problems(table: str, file: Location) -> Iterator[Problem]:
     import duckdb
 
     if reason := torn(file):
@@ -133,21 +138,26 @@ def _file_problems(table: str, file: Path) -> Iterator[Problem]:
         yield Problem("columns", None, problem, str(file))
 
 
-def _row_problems(table: str, file: Path) -> Iterator[Problem]:
+def _row_problems(table: str, file: Location) -> Iterator[Problem]:
     """What stops the reading of a file whose footer is sound."""
     import duckdb
 
     try:
         rows = typed_sql(table, source_of(file), _types(file))
-        duckdb.connect().execute(f"SELECT max(hash(t)) FROM ({rows}) AS t").fetchall()
+        _ask(file, f"SELECT max(hash(t)) FROM ({rows}) AS t")
     except duckdb.ConversionException as error:
         yield Problem("columns", None, f"a value is out of range: {first_line(error)}", str(file))
     except duckdb.Error as error:
         yield Problem("torn_file", None, f"damaged inside: {first_line(error)}", str(file))
 
 
-def _types(file: Path) -> dict[str, str]:
+def _types(file: Location) -> dict[str, str]:
+    return {name: kind for name, kind, *_ in _ask(file, f"DESCRIBE SELECT * FROM {source_of(file)}")}
+
+
+def _ask(file: Location, query: str) -> list[tuple[Any, ...]]:
     import duckdb
 
-    described = duckdb.connect().execute(f"DESCRIBE SELECT * FROM {source_of(file)}").fetchall()
-    return {name: kind for name, kind, *_ in described}
+    with duckdb.connect() as con:
+        let_read(con, file)
+        return con.execute(query).fetchall()

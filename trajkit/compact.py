@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from trajkit.engine import LOST, MEMORY_LIMIT, first_line, identifier, quoted
 from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.object_store import here
 from trajkit.progress import bar
 from trajkit.store import PART_TRAJECTORIES, being_written, hidden_part, remove_leftovers
 from trajkit.terminal import clean
@@ -116,7 +117,7 @@ def compact(
     runs: str | os.PathLike[str],
     *,
     dry_run: bool = False,
-    memory_limit: str = MEMORY_LIMIT,
+    memory_limit: str | None = None,
     threads: int | None = None,
 ) -> Summary:
     """Put the small parts of each run below `runs` together. With `dry_run` only say what would become of what.
@@ -125,11 +126,11 @@ def compact(
     UsageError for a missing folder, BadData for a file that cannot be read, and TrajkitError where something cannot be
     written. Whatever stops it, nothing is lost, and running it again goes on from there.
     """
-    root = Path(runs)
+    root = here(runs, "compact it, and copy it back (`aws s3 sync --delete`)")
     if not root.is_dir():
         raise UsageError(f"{root}: there is no such folder. Name the folder of runs.")
     summary = Summary(dry_run=dry_run)
-    with _connection(memory_limit, threads) as con:
+    with _connection(memory_limit or MEMORY_LIMIT, threads) as con:
         planned: list[tuple[Run, list[Part]]] = []
         for folder, found in _find(root, summary):
             run = Run(str(folder), len(found), len(found))

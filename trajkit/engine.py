@@ -11,25 +11,37 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar
 
 from trajkit.errors import BadData, TrajkitError, UsageError
-from trajkit.rules import compose, did_you_mean, params_sql, views
-from trajkit.schema import TABLE_DOCS, TABLES, Field
+from trajkit.object_store import Location, Url, absolute, let_read, locate, side_by_side, told_by_store
+from trajkit.progress import query_bar
+from trajkit.rules import SHARED, closure, code, compose, did_you_mean, params_sql, views
+from trajkit.schema import JSON_COLUMNS, TABLE_DOCS, TABLES, Field
 from trajkit.store import all_parts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import duckdb
     import polars as pl
+    import pyarrow as pa
+
+    from trajkit.rules import Rule
+    from trajkit.spark.runs import SparkRuns
+
+    AnyRuns: TypeAlias = "Runs | SparkRuns"  # they have the same methods
 
 Answer = TypeVar("Answer")
 
+ENGINES = ("duckdb", "spark")
 MEMORY_LIMIT = "1GB"
 # Columns are matched by name; a folder called split=test says nothing about its rows.
 BY_NAME = "union_by_name = true, hive_partitioning = false"
 MADE = "made"  # the schema of the tables that `make` makes: they hide the views of the same names
+WENT_AWAY = "it went away while it was read, as where `trajkit compact` puts its rows into another. Run this again."
 
 # What a column of the contract may be in a file: anything that casts to the contract's type without loss or guess.
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
@@ -47,13 +59,12 @@ LOST = (
     "Some trajectories may be missing, so nothing was done. Restore the file, or move it out of the runs and import or "
     "explore again what it held."
 )
-_JSON = {"tools", "tool_calls", "meta"}  # a file may hold these as lists or structs
 
 
 class Runs:
-    """A runs/ folder opened for queries.
+    """A runs/ folder opened for queries; `path` may be a URL (`trajkit.object_store`).
 
-    `params` replaces defaults of sql/tables/params.sql by name. `memory_limit` is DuckDB's ("1GB");
+    `params` replaces defaults of sql/tables/params.sql by name. `memory_limit` is DuckDB's (None: 1GB);
     beyond it queries spill to the system's temporary folder. `threads` None means all cores.
     `without` are files to pass over. A folder without any part opens with empty tables. Raises
     UsageError for a missing folder or an unknown parameter, BadData for a torn file or a missing or
@@ -65,19 +76,20 @@ class Runs:
         path: str | os.PathLike[str],
         params: Mapping[str, Any] | None = None,
         *,
-        memory_limit: str = MEMORY_LIMIT,
+        memory_limit: str | None = None,
         threads: int | None = None,
-        without: Collection[Path] = (),
+        without: Collection[Location] = (),
     ) -> None:
         import duckdb
 
-        self.path = Path(path)
+        self.path = locate(path)
         if not self.path.exists():
-            near = [other.name for other in self.path.parent.glob("*/")]
-            raise UsageError(
-                f"{self.path}: there is no such folder{did_you_mean(self.path.name, near)} "
-                "--runs (or --input) names the folder of runs."
-            )
+            if isinstance(self.path, Url):
+                missing = "there is no such bucket, or nothing in it below that name."
+            else:
+                near = [other.name for other in self.path.parent.glob("*/")]
+                missing = f"there is no such folder{did_you_mean(self.path.name, near)}"
+            raise UsageError(f"{self.path}: {missing} --runs (or --input) names the folder of runs.")
         self._without = set(without)
         self._alike: set[str] = set()  # tables whose files all have the same columns
         self.params_sql = params_sql(params or {})
@@ -85,18 +97,25 @@ class Runs:
         self._temporary = tempfile.TemporaryDirectory(prefix="trajkit-")
         self.temporary = self._temporary.name  # where queries spill
         config: dict[str, Any] = {
-            "memory_limit": memory_limit,
+            "memory_limit": memory_limit or MEMORY_LIMIT,
             "temp_directory": self.temporary,
             "preserve_insertion_order": False,
         }
         if threads:
             config["threads"] = threads
+        if not isinstance(self.path, Url):
+            # What DuckDB 2.0.0 reads ahead by itself finds no room beside a sort that fills the memory, and the query
+            # ends. One step ahead is as fast; none at all is three times slower where there are thousands of parts.
+            config["read_ahead_depth"] = 1
         try:
             self.con: duckdb.DuckDBPyConnection = duckdb.connect(config=config)
         except duckdb.Error as error:
             raise UsageError(f"--memory-limit {memory_limit}: {error}") from error
-        self.con.execute(f"SET TimeZone = 'UTC'; CREATE SCHEMA {MADE}; SET search_path = '{MADE},main'")
+        self._open = let_read(self.con, self.path)
+        self.con.execute(f"SET TimeZone = 'UTC'; CREATE SCHEMA {MADE}; CREATE SCHEMA shared")
+        self.con.execute(f"SET search_path = '{MADE},main'")
         self._undefined = set(views())  # rules whose views nobody has asked for yet: to make all takes half a second
+        self._shared: set[str] = set()
         self._read_folder()
 
     def _read_folder(self) -> None:
@@ -107,8 +126,9 @@ class Runs:
         }
         self._alike.clear()
         try:
-            for file in (file for files in self.files.values() for file in files):
-                if reason := torn(file):
+            files = [file for files in self.files.values() for file in files]
+            for file, reason in zip(files, side_by_side(partial(torn, opened=self._open), files), strict=True):
+                if reason:
                     raise BadData(f"{file}: {reason}. {LOST}")
             for table, files in self.files.items():
                 self._refuse_files(table, files)
@@ -120,13 +140,16 @@ class Runs:
                 raise
             self._read_folder()
 
-    def _gone(self) -> Path | None:
+    def _gone(self) -> Location | None:
         """A file that the views read and that is no longer there: `compact` has put its rows into another. None: all
         are there."""
         files = (file for files in self.files.values() for file in files)
+        if isinstance(self.path, Url):  # one listing, not a request for each
+            there = {file for files in all_parts(self.path).values() for file in files}
+            return next((file for file in files if file not in there), None)
         return next((file for file in files if not os.path.lexists(file)), None)
 
-    def _refuse_files(self, table: str, files: list[Path]) -> None:
+    def _refuse_files(self, table: str, files: list[Location]) -> None:
         """Raise BadData for a file whose footer cannot be read or that lacks a required column, which the union of all
         files would have. Notes whether all files have the same columns."""
         import duckdb
@@ -140,7 +163,9 @@ class Runs:
         )
         try:
             found = self.con.execute(query.format(", ".join(quoted(str(file)) for file in files))).fetchall()
-        except duckdb.Error:
+        except duckdb.Error as failed:
+            if told := told_by_store(failed):
+                raise TrajkitError(told) from failed
             for file in files:
                 try:
                     self.con.execute(query.format(quoted(str(file))))
@@ -193,11 +218,27 @@ class Runs:
 
         return self._ask(query, ask)
 
+    def table(self, query: str) -> pa.Table:
+        """The answer to any SQL over the views, as an Arrow table."""
+
+        def ask() -> pa.Table:
+            return self.con.sql(query).to_arrow_table()
+
+        return self._ask(query, ask)
+
+    def batches(self, query: str, rows: int) -> Iterator[pa.RecordBatch]:
+        """The answer to any SQL over the views in batches of at most `rows` rows, read as they are asked for."""
+        with self.errors(), self.con.cursor() as cursor:
+            cursor.execute(f"SET search_path = '{MADE},main'")
+            yield from cursor.sql(self.compose(query)).to_arrow_reader(rows)
+
+    def write(self, query: str, file: Path, form: str) -> None:
+        """Write the answer to any SQL over the views to a file: `form` is csv, json or parquet."""
+        self.rows(f"COPY (\n{query}\n) TO {quoted(str(file))} (FORMAT {form})")
+
     def rule(self, name: str) -> pl.DataFrame:
         """A table, rule, plan or method by its name, as a Polars frame with its rows in a total order."""
-        names = [*TABLES, *views()]
-        if name not in names:
-            raise UsageError(f"{name}: there is no such rule{did_you_mean(name, names)} Rules: {', '.join(names)}.")
+        refuse_unknown(name)
         return self.sql(f"SELECT * FROM {name} ORDER BY ALL")
 
     def select(self, method: str = "eef") -> pl.DataFrame:
@@ -221,6 +262,19 @@ class Runs:
         with self.errors():
             self.con.execute(f"DROP TABLE {MADE}.{name}")
         self.made.discard(name)
+
+    def view(self, name: str, sql: str) -> None:
+        """Give `sql` a name for the queries that follow: a view, asked anew by each."""
+        with self.errors():
+            self.con.execute(f"CREATE OR REPLACE VIEW {name} AS {self.compose(sql)}")
+
+    def columns(self, name: str) -> list[str]:
+        """The names of a relation's columns."""
+        return [row["column_name"] for row in self.rows(f"DESCRIBE {name}")]
+
+    def shown(self, what: str) -> AbstractContextManager[None]:
+        """Show on a terminal how far the queries that run inside are."""
+        return query_bar(self.con, what)
 
     def places(self, table: str, keys: Collection[tuple[str | None, int | None]]) -> dict[Any, str]:
         """Where rows of `trajectories` or `messages` lie, by (trajectory_id, seq): "file (row 3)", rows counted from 0.
@@ -255,14 +309,15 @@ class Runs:
             raise TrajkitError(f"{error}\nGive it more with --memory-limit, or a larger TMPDIR to spill to.") from error
         except duckdb.IOException as error:
             if gone := self._gone():
-                raise TrajkitError(
-                    f"{gone}: it went away while it was read, as where `trajkit compact` puts its rows into another. "
-                    "Run this again."
-                ) from error
+                raise TrajkitError(f"{gone}: {WENT_AWAY}") from error
             raise TrajkitError(f"{error}\nQueries spill to {self.temporary}; TMPDIR names another place.") from error
         except (duckdb.DataError, duckdb.InvalidInputException, duckdb.SerializationException) as error:
             raise BadData(f"{error}\n`trajkit validate {self.path}` finds the file and the row.") from error
         except duckdb.Error as error:
+            if told := told_by_store(error):
+                raise TrajkitError(f"{gone}: {WENT_AWAY}" if (gone := self._gone()) else told) from error
+            if "\nKeyboardInterrupt" in str(error):  # while DuckDB asked the store for something
+                raise KeyboardInterrupt from error
             if type(error) is duckdb.Error:  # the Parquet reader's own, which have no class: a damaged page
                 raise BadData(f"{error}\n`trajkit validate {self.path}` finds the damaged file.") from error
             raise TrajkitError(f"{error}") from error
@@ -285,10 +340,10 @@ class Runs:
             for field in fields:
                 yield f"COMMENT ON COLUMN main.{table}.{field.name} IS {quoted(field.doc)}"
 
-    def _view_statements(self, name: str) -> Iterator[str]:
+    def _view_statements(self, name: str, given: Collection[str] = ()) -> Iterator[str]:
         rule = views()[name]
         sql = self.params_sql if name == "params" else rule.sql
-        yield f"CREATE VIEW main.{name} AS {compose(sql, {'params': self.params_sql})}"
+        yield f"CREATE VIEW main.{name} AS {compose(sql, {'params': self.params_sql}, given)}"
         yield f"COMMENT ON VIEW main.{name} IS {quoted(rule.title)}"
 
     def _ask(self, query: str, run: Callable[[], Answer]) -> Answer:
@@ -298,12 +353,13 @@ class Runs:
         """
         import duckdb
 
-        words = set(re.findall(r"\w+", query.lower()))
-        own = set(re.findall(r"(\w+) as (?:materialized )?\(", query.lower()))  # the query's own, as `compose` has them
-        lists = words & {"show", "pragma", "information_schema"} or "duckdb_" in query.lower()
+        said = code(query)
+        words = set(re.findall(r"\w+", said))
+        own = set(re.findall(r"(\w+) as (?:materialized )?\(", said))  # the query's own, as `compose` has them
+        lists = words & {"show", "pragma", "information_schema"} or "duckdb_" in said
         try:
             with self.errors():
-                self._define(self._undefined if lists else words & self._undefined - own - self.made)
+                self._define(self._undefined if lists else words & self._undefined - own - self.made, not lists)
                 try:
                     return run()
                 except duckdb.CatalogException:
@@ -317,11 +373,32 @@ class Runs:
         self._read_folder()
         return self._ask(query, run)
 
-    def _define(self, names: Collection[str]) -> None:
+    def _define(self, names: Collection[str], share: bool = False) -> None:
+        """Make the views of these rules. `share`: those that read path_segments read tables of what they share, in the
+        schema `shared`. (DuckDB guesses 200 times too many rows for the recursion of path_segments, and with that guess
+        would gather messages by the million beside a few actions that it looks for.)"""
         for name in sorted(names):
-            self._undefined.discard(name)
-            for statement in self._view_statements(name):
-                self.con.execute(statement)
+            read = [*closure(views()[name].sql), views()[name]]
+            given: set[str] = set()
+            if share and "path_segments" in {rule.name for rule in read}:
+                given = {rule.name for rule in read if rule.name in SHARED}
+                for rule in read:
+                    if rule.name in given - self._shared:
+                        self._share(rule)
+            if name in self._undefined:
+                self._undefined.discard(name)
+                for statement in self._view_statements(name, given):
+                    self.con.execute(statement)
+
+    def _share(self, rule: Rule) -> None:
+        """Put a rule's answer into a table, over which its view is."""
+        query = compose(rule.sql, {"params": self.params_sql}, self._shared)
+        with self.con.cursor() as cursor:  # its search path is main alone: what `make` has made is not for the views
+            cursor.execute(f"CREATE TABLE shared.{rule.name} AS {query}")
+            cursor.execute(f"CREATE OR REPLACE VIEW main.{rule.name} AS FROM shared.{rule.name}")
+            cursor.execute(f"COMMENT ON VIEW main.{rule.name} IS {quoted(rule.title)}")
+        self._shared.add(rule.name)
+        self._undefined.discard(rule.name)
 
     def table_sql(self, table: str, live: bool = False) -> str:
         """The rows of `table` as they lie in the files, with the contract's columns and types, and unknown columns."""
@@ -331,7 +408,7 @@ class Runs:
             return f"SELECT {columns} WHERE false"
         source = self._source(table)
         if live and self.path.is_dir():
-            source = f"read_parquet({quoted(f'{self.path.resolve()}/**/{table}*.parquet')}, {BY_NAME})"
+            source = f"read_parquet({quoted(f'{absolute(self.path)}/**/{table}*.parquet')}, {BY_NAME})"
         types = self._types(source)
         if problems := column_problems(table, types):
             where = next((f for f in self.files[table] if column_problems(table, self._types(source_of(f)))), self.path)
@@ -361,7 +438,40 @@ class Runs:
         return source_of(*self.files[table], options=options, alike=table in self._alike)
 
 
-def source_of(*files: Path, options: str = "", alike: bool = False) -> str:
+def opened(
+    path: str | os.PathLike[str],
+    params: Mapping[str, Any] | None = None,
+    *,
+    engine: str = "duckdb",
+    master: str | None = None,
+    memory_limit: str | None = None,
+    threads: int | None = None,
+) -> AnyRuns:
+    """runs/ opened by one of `ENGINES`. Raises as `Runs` and `SparkRuns` do, and UsageError for what is the other's."""
+    if engine not in ENGINES:
+        raise UsageError(f"--engine {engine}: there is no such engine. Engines: {', '.join(ENGINES)}.")
+    if engine == "spark":
+        from trajkit.spark.runs import SparkRuns
+
+        if memory_limit or threads:
+            raise UsageError(
+                "--memory-limit and --threads are DuckDB's. Spark's are in its own configuration "
+                "(spark-defaults.conf below SPARK_CONF_DIR): spark.driver.memory, spark.executor.memory, local[4]."
+            )
+        return SparkRuns(path, params, master=master)
+    if master:
+        raise UsageError("--master is a Spark cluster's: it goes with --engine spark.")
+    return Runs(path, params, memory_limit=memory_limit, threads=threads)
+
+
+def refuse_unknown(name: str) -> None:
+    """Raise UsageError unless there is a table, rule, plan or method of that name."""
+    names = [*TABLES, *views()]
+    if name not in names:
+        raise UsageError(f"{name}: there is no such rule{did_you_mean(name, names)} Rules: {', '.join(names)}.")
+
+
+def source_of(*files: Location, options: str = "", alike: bool = False) -> str:
     """The SQL that reads these Parquet files, columns matched by name.
 
     `alike`: all have the same columns, so that DuckDB need not open every file before each query to find them.
@@ -392,22 +502,22 @@ def column_problems(table: str, types: Mapping[str, str]) -> list[str]:
 
 def first_line(error: Exception) -> str:
     """The first line of DuckDB's message; the rest points into SQL that the user did not write."""
-    return str(error).partition("\n")[0]
+    return told_by_store(error) or str(error).partition("\n")[0]
 
 
-def torn(file: Path) -> str | None:
-    """Why `file` is no whole Parquet file, or None."""
+def torn(file: Location, opened: Callable[[Location], BinaryIO] | None = None) -> str | None:
+    """Why `file` is no whole Parquet file, or None. `opened` opens it; None: it opens itself."""
     try:
-        with file.open("rb") as handle:
+        with opened(file) if opened else file.open("rb") as handle:
             head = handle.read(4)
             size = handle.seek(0, os.SEEK_END)
             handle.seek(max(0, size - 8))
-            length, tail = handle.read(4), handle.read(4)
+            tail = handle.read(8)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     if size == 0:
         return "is empty, not a Parquet file"
-    if head != b"PAR1" or tail != b"PAR1" or int.from_bytes(length, "little") > size - 12:
+    if head != b"PAR1" or tail[4:] != b"PAR1" or int.from_bytes(tail[:4], "little") > size - 12:
         return "is torn, or no Parquet file"
     return None
 
@@ -431,7 +541,7 @@ def _accepted(field: Field, kind: str) -> bool:
         return True
     if field.type == "VARCHAR":
         nested = kind.startswith(("STRUCT(", "MAP(", "JSON")) or kind.endswith("[]")
-        return kind.startswith("ENUM(") or (nested and field.name in _JSON)
+        return kind.startswith("ENUM(") or (nested and field.name in JSON_COLUMNS)
     return False
 
 
@@ -441,6 +551,6 @@ def _column(field: Field, kind: str | None) -> str:
         return f"CAST(NULL AS {field.type}) AS {name}"
     if kind == field.type:
         return name
-    if field.name in _JSON and kind not in _ACCEPTED["VARCHAR"]:
+    if field.name in JSON_COLUMNS and kind not in _ACCEPTED["VARCHAR"]:
         return f"CAST(to_json({name}) AS VARCHAR) AS {name}"
     return f"CAST({name} AS {field.type}) AS {name}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajkit.errors import BadData, UsageError
+from trajkit.object_store import here
 from trajkit.terminal import clean
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def selected(path: str | os.PathLike[str]) -> Selected:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(path)
+    path = here(path)
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file. `trajkit select --out {path}` writes one.")
     try:

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from trajkit.engine import Runs
 from trajkit.env import Env, Policy, Snapshots, Task
 from trajkit.errors import TrajkitError, UsageError
+from trajkit.object_store import Location, locate
 from trajkit.plan import ROUND_BY_ROUND, missing, planned, role_of
 from trajkit.policies import AsyncPolicy, PolicyGone
 from trajkit.progress import bar
@@ -69,7 +69,7 @@ def explore(
     _check(env, policy, settings, make_env, make_policy)
     tasks = _tasks(runs, env, settings, plans)
     given = _params(settings, policy.actor, m, samples, params)
-    folder = Path(runs) / f"explore-{settings.role}-{_slug(policy.actor)}-i{settings.iteration}"
+    folder = locate(runs) / f"explore-{settings.role}-{_slug(policy.actor)}-i{settings.iteration}"
     _write_missing_tasks(runs, folder, tasks.values())
     counts = Counts()
     run = partial(_run, env, policy, settings=settings, make_env=make_env, make_policy=make_policy)
@@ -87,7 +87,7 @@ def explore(
 
 def _round(
     runs: str | os.PathLike[str],
-    folder: Path,
+    folder: Location,
     run: Callable[..., None],
     actor: str,
     tasks: dict[str, Task],
@@ -165,7 +165,7 @@ def cost(
     tasks = _tasks(runs, env, settings, plans, make=False)
     counts = Counts()
     given = _params(settings, actor, m, samples, params)
-    with TemporaryDirectory() as nothing, Runs(runs if Path(runs).exists() else nothing, given) as recorded:
+    with TemporaryDirectory() as nothing, Runs(runs if locate(runs).exists() else nothing, given) as recorded:
         if settings.role == "policy" and settings.split == "train":
             planned_tasks = {row["task_id"] for row in recorded.rows("SELECT task_id FROM initial")}
             unwritten = {task_id: task for task_id, task in tasks.items() if task_id not in planned_tasks}
@@ -212,7 +212,7 @@ def _tasks(
     _check_plans(plans, settings)  # before anything is made
     try:
         if make:
-            Path(runs).mkdir(parents=True, exist_ok=True)
+            locate(runs).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{runs}: --runs is no folder and none can be made there ({error.strerror}).") from None
     try:
@@ -243,7 +243,7 @@ def _check_plans(plans: Sequence[str], settings: Settings) -> None:
         )
 
 
-def _write_missing_tasks(runs: str | os.PathLike[str], folder: Path, tasks: Iterable[Task]) -> None:
+def _write_missing_tasks(runs: str | os.PathLike[str], folder: Location, tasks: Iterable[Task]) -> None:
     with Runs(runs) as recorded:
         known = {row["task_id"] for row in recorded.rows("SELECT task_id FROM tasks")}
     missing = [

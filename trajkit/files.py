@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from trajkit.errors import TrajkitError
+from trajkit.object_store import Location, Url
 
 
 def hidden(path: Path) -> Path:
@@ -17,12 +19,20 @@ def hidden(path: Path) -> Path:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
+def whole(path: Location) -> Iterator[BinaryIO]:
     """A file to write into, under a hidden name; at the end it is brought to the disk and renamed to `path`.
+
+    What goes to a URL is written into a temporary file here and uploaded at the end.
 
     Where the block is left by an exception nothing is left of it. Raises TrajkitError where it cannot be written; what
     was there before is then untouched.
     """
+    if isinstance(path, Url):
+        with tempfile.NamedTemporaryFile(prefix="trajkit-") as here:
+            yield cast(BinaryIO, here.file)
+            here.flush()
+            path.upload(Path(here.name))
+        return
     try:
         with hidden(path).open("wb") as file:
             yield file

@@ -259,6 +259,10 @@ def _list(message: Mapping[str, Any], key: str, code: str, position: int) -> Any
     if values is not None:
         try:
             array(code, values)
+            types = {*map(type, values)}
+            whole = int in types and code == "f" and max(map(abs, values)) > 2**24
+            if isinstance(values, (dict, str)) or bool in types or whole:  # which Arrow refuses
+                raise TypeError
         except (TypeError, OverflowError):
             raise BadRecord(f"message {position} has {key} that are no list of numbers, or too large ones") from None
     return values

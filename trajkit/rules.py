@@ -19,6 +19,8 @@ from trajkit.errors import UsageError
 
 FOLDERS = ("tables", "plan", "examples", "pairs", "values", "report", "explain", "checks", "select")
 METHODS = ("examples", "pairs", "values")  # the folders whose rules `select` takes: what each writes
+# Rules that others read more than once on the way to an answer: worth a table of their own.
+SHARED = ("outcomes", "path_segments", "current_iteration", "expert_rollouts", "first_recovery_state", "step_rewards")
 
 # What `--set` refuses, beyond a value of the wrong type.
 _RANGES = {
@@ -153,7 +155,7 @@ def params_sql(params: Mapping[str, Any]) -> str:
     of the wrong type or out of range.
     """
     sql = rules()["params"].sql
-    columns = []
+    columns = {name: name for name in param_names()}
     for name, value in params.items():
         if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
             raise UsageError(f"--set {name}: a parameter's name is made of small letters, digits and _.")
@@ -173,10 +175,8 @@ def params_sql(params: Mapping[str, Any]) -> str:
                 needed = "a whole number" if kind == "INTEGER" else "a number"
                 raise UsageError(f"--set {name}={value}: {needed} (or null) is needed.") from None
         literal = "NULL" if text is None else "'" + text.replace("'", "''") + "'"
-        columns.append((name, f"CAST({literal} AS {kind or _literal_type(text)}) AS {name}", kind is not None))
-    known = ", ".join(column for _, column, is_known in columns if is_known)
-    own = "".join(f", {column}" for _, column, is_known in columns if not is_known)
-    return f"SELECT *{f' REPLACE ({known})' if known else ''}{own} FROM (\n{sql}\n) AS defaults" if columns else sql
+        columns[name] = f"CAST({literal} AS {kind or _literal_type(text)}) AS {name}"
+    return f"SELECT {', '.join(columns.values())} FROM (\n{sql}\n) AS defaults" if params else sql
 
 
 def param_names() -> list[str]:
@@ -239,8 +239,12 @@ def closure(sql: str, given: Collection[str] = ()) -> list[Rule]:
 @cache
 def references(sql: str) -> frozenset[str]:
     """The names that `sql` reads from, in lower case: its own common table expressions among them."""
-    code = re.sub(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", " ", sql, flags=re.DOTALL)
-    return frozenset(name.lower() for name in re.findall(r'\b(?:FROM|JOIN)\s+"?(\w+)"?', code, re.IGNORECASE))
+    return frozenset(re.findall(r'\b(?:from|join)\s+"?(\w+)"?', code(sql)))
+
+
+def code(sql: str) -> str:
+    """`sql` in lower case, without its comments and strings."""
+    return re.sub(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", " ", sql, flags=re.DOTALL).lower()
 
 
 def did_you_mean(name: str, names: list[str]) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ROLES = ("expert", "policy", "scorer")
 ENDED = ("done", "max_steps", "max_tokens", "error", "drift")
 MESSAGE_ROLES = ("system", "user", "assistant", "tool")
+JSON_COLUMNS = ("tools", "tool_calls", "meta")  # a file may also hold these as lists or structs
 
 
 @dataclass(frozen=True)

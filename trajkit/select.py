@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,19 @@ from typing import TYPE_CHECKING, Any
 import trajkit
 from trajkit.assemble import schema, tables
 from trajkit.checks import refuse_input
-from trajkit.engine import MEMORY_LIMIT, Runs, first_line
+from trajkit.engine import first_line, opened
 from trajkit.errors import BadData, UsageError
 from trajkit.files import whole
-from trajkit.progress import bar, query_bar
-from trajkit.rules import Rule, closure, rules
+from trajkit.object_store import Location, Unreachable, Url, locate
+from trajkit.progress import bar
+from trajkit.rules import SHARED, Rule, closure, rules
 from trajkit.rules import method as find_method
 from trajkit.terminal import clean
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from trajkit.engine import AnyRuns
 
 # A method's answer by what it writes: the columns that it must have, and those that it may have, with their defaults.
 NEEDED = {
@@ -110,9 +114,7 @@ COUNTED = {
 }
 # Pairs are made of failures too, so that it failed is no reason.
 _NO_PAIR = {"not solved": "not solved, in no pair", "solved, not chosen": "solved, in no pair"}
-# Rules that several steps read: computed once.
-ALWAYS_READ = ("outcomes", "path_segments")
-READ_TWICE = ("current_iteration", "first_recovery_state", "expert_rollouts", "step_rewards")
+ALWAYS_READ = ("outcomes", "path_segments")  # by the checks and the summary, whatever the method
 
 
 @dataclass(frozen=True)
@@ -182,38 +184,42 @@ def select(
     method: str = "eef",
     params: Mapping[str, Any] | None = None,
     *,
-    memory_limit: str = MEMORY_LIMIT,
+    engine: str = "duckdb",
+    master: str | None = None,
+    memory_limit: str | None = None,
     threads: int | None = None,
 ) -> Summary:
     """Write the examples, pairs or values that `method` chooses from `runs` to the Parquet file `out`.
 
     `method` is a built-in's name or the path of a .sql file. `params` replace the defaults of
-    sql/tables/params.sql. With `out` None everything is done but the writing. The file appears
-    whole or not at all; the same input gives the same bytes whatever its order, its split over
-    files and the number of threads. Raises UsageError for a wrong call (an unknown method,
+    sql/tables/params.sql. With `out` None everything is done but the writing. `engine` is duckdb,
+    to which `memory_limit` (None: 1GB) and `threads` (None: all cores) are told, or spark, with
+    `master` its cluster (None: as Spark is configured). The file appears whole or not at all; the
+    same input gives the same bytes whatever its order, its split over files, the engine and the
+    number of threads. Raises UsageError for a wrong call (an unknown method,
     parameter or folder, a mistake in a method's SQL) and BadData where the input would make the
     answer wrong.
     """
     rule = find_method(method)
     if out is not None:
-        check_out(Path(runs), Path(out))
-    with Runs(runs, params, memory_limit=memory_limit, threads=threads) as opened:
-        if not opened.files["trajectories"]:
+        check_out(locate(runs), locate(out))
+    with opened(runs, params, engine=engine, master=master, memory_limit=memory_limit, threads=threads) as folder:
+        if not folder.files["trajectories"]:
             raise UsageError(
                 f"{runs}: it holds no trajectories (**/trajectories*.parquet). "
                 "`trajkit import` or `trajkit explore` put some there; --input names another folder."
             )
-        summary = choose(opened, rule)
+        summary = choose(folder, rule)
         counts: Counter[str] = Counter()
         if out is None:
-            for _ in tables(opened, rule.name, summary.writes, counts):
+            for _ in tables(folder, rule.name, summary.writes, counts):
                 pass
         else:
-            _write(opened, rule, Path(out), summary, counts)
+            _write(folder, rule, locate(out), summary, counts)
         return replace(summary, n_other_prompts=counts["other_prompts"])
 
 
-def selected(runs: Runs, method: str = "eef") -> pl.DataFrame:
+def selected(runs: AnyRuns, method: str = "eef") -> pl.DataFrame:
     """The rows that `select` writes, as a Polars frame."""
     import polars as pl
     import pyarrow as pa
@@ -226,13 +232,20 @@ def selected(runs: Runs, method: str = "eef") -> pl.DataFrame:
     return frame
 
 
-def check_out(runs: Path, out: Path, example: str = "sft.parquet") -> None:
+def check_out(runs: Location, out: Location, example: str = "sft.parquet") -> None:
     """Raise UsageError where no file `out` can be written, or it would lie inside the runs."""
+    if isinstance(out, Url):
+        if isinstance(runs, Url) and out.is_relative_to(runs):
+            raise UsageError(f"--out {out}: that lies inside the runs that are read. Name a place outside of them.")
+        with suppress(Unreachable):  # who may write need not be allowed to ask
+            if not out.bucket.exists():
+                raise UsageError(f"--out {out}: there is no bucket {out.bucket}. Make it first.")
+        return
     if out.is_dir():
         raise UsageError(f"--out {out}: that is a folder; name a file, for instance {out / example}.")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it first (mkdir -p {out.parent}).")
-    if runs.is_dir() and out.resolve().is_relative_to(runs.resolve()):
+    if isinstance(runs, Path) and runs.is_dir() and out.resolve().is_relative_to(runs.resolve()):
         raise UsageError(
             f"--out {out}: that lies inside the runs that are read ({runs}). Name a place outside of them."
         )
@@ -240,14 +253,14 @@ def check_out(runs: Path, out: Path, example: str = "sft.parquet") -> None:
         raise UsageError(f"--out {out}: the folder {out.parent} cannot be written to. Name another place.")
 
 
-def choose(runs: Runs, rule: Rule) -> Summary:
+def choose(runs: AnyRuns, rule: Rule) -> Summary:
     """Run the rule into the table `chosen`, refuse what is wrong, and lay out what is selected and whose messages."""
-    with query_bar(runs.con, f"choosing by {rule.name}"):
+    with runs.shown(f"choosing by {rule.name}"):
         for name in ALWAYS_READ:
             runs.make(name, rules()[name].sql)
         refuse_input(runs, rule)
         for shared in closure(rule.sql, given=runs.made):
-            if shared.name in READ_TWICE:
+            if shared.name in SHARED:
                 runs.make(shared.name, shared.sql)
         writes = run_method(runs, rule)
         runs.make("selected", rules()[f"selected_{writes}"].sql)
@@ -264,13 +277,13 @@ def choose(runs: Runs, rule: Rule) -> Summary:
     return summary
 
 
-def run_method(runs: Runs, rule: Rule) -> str:
+def run_method(runs: AnyRuns, rule: Rule) -> str:
     """Put the method's answer into `chosen`; returns what it is: examples, pairs or values."""
     try:
         runs.make("answer", rule.sql)
     except UsageError as error:
         raise UsageError(f"{rule.path}: {error}") from error
-    columns = {row["column_name"] for row in runs.rows("DESCRIBE answer")}
+    columns = set(runs.columns("answer"))
     writes = "pairs" if columns & {"chosen_id", "rejected_id"} else "values" if "step_reward" in columns else "examples"
     if missing := [name for name in NEEDED[writes] if name not in columns]:
         raise UsageError(
@@ -293,7 +306,7 @@ def run_method(runs: Runs, rule: Rule) -> str:
     return writes
 
 
-def _summary(runs: Runs, rule: Rule, writes: str) -> Summary:
+def _summary(runs: AnyRuns, rule: Rule, writes: str) -> Summary:
     used = " ".join([rule.sql, *(part.sql for part in closure(rule.sql) if part.name != "params")])
     used = re.sub(r"--[^\n]*|'(?:[^']|'')*'", "", used)
     params = {
@@ -304,6 +317,7 @@ def _summary(runs: Runs, rule: Rule, writes: str) -> Summary:
     tasks = runs.rows(runs.compose(rules()["task_counts"].sql))[0]
     names = {used.name for used in closure(rule.sql)}
     recovery = "first_recovery_state" in names
+    fingerprint = runs.rows(runs.compose(rules()["input_fingerprint"].sql))[0]["fingerprint"]
     return Summary(
         method=rule.name,
         writes=writes,
@@ -321,11 +335,11 @@ def _summary(runs: Runs, rule: Rule, writes: str) -> Summary:
         n_recovery_states=runs.rows(runs.compose("SELECT count(*) AS n FROM first_recovery_state"))[0]["n"]
         if recovery
         else None,
-        input_fingerprint=_fingerprint(runs),
+        input_fingerprint=f"{int(fingerprint or 0):x}",
     )
 
 
-def _write(runs: Runs, rule: Rule, out: Path, summary: Summary, counts: Counter[str]) -> None:
+def _write(runs: AnyRuns, rule: Rule, out: Location, summary: Summary, counts: Counter[str]) -> None:
     import pyarrow.parquet as pq
 
     footer = {
@@ -352,11 +366,3 @@ def _write(runs: Runs, rule: Rule, out: Path, summary: Summary, counts: Counter[
             if writing:
                 writing.result()
             writer.add_key_value_metadata(footer)
-
-
-def _fingerprint(runs: Runs) -> str:
-    """A digest of the trajectories' rows (not of their text), the same for any order and split over files."""
-    columns = ("trajectory_id", "task_id", "split", "role", "solved", "value", "branch_step", "n_steps")
-    text = ", chr(31), ".join(columns)
-    [row] = runs.rows(f"SELECT sum(CAST(md5_number_lower(concat({text})) AS HUGEINT)) AS total FROM outcomes")
-    return f"{int(row['total'] or 0):x}"

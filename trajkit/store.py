@@ -4,13 +4,15 @@
     runs/<run>/part-<digest>/messages.parquet
 
 A part is written into a hidden folder and that folder is renamed, so a killed writer leaves
-nothing that a reader takes for data. Reading is `trajkit.engine`.
+nothing that a reader takes for data. Reading is `trajkit.engine`. In an object store, where nothing
+can be renamed, each object appears whole, messages first, and messages alone are no part yet.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -21,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trajkit.errors import TrajkitError
+from trajkit.files import whole as whole_file
+from trajkit.object_store import Location, Url, locate, side_by_side
 from trajkit.records import Record, Row, to_json
 from trajkit.schema import TABLES, arrow_schema
 
@@ -33,24 +37,27 @@ PART_BYTES = 64 * 2**20
 being_written: set[str] = set()  # the names of this process's own hidden parts
 
 
-def parts(runs: str | os.PathLike[str], table: str) -> list[Path]:
+def parts(runs: str | os.PathLike[str], table: str) -> list[Location]:
     """All files of `table` below `runs`, sorted: `**/<table>*.parquet`, hidden folders left out.
 
-    `runs` may also be a single Parquet file of that table. Empty when there is none.
+    `runs` may also be a single Parquet file of that table, and a URL. Empty when there is none.
     """
     return all_parts(runs)[table]
 
 
-def all_parts(runs: str | os.PathLike[str]) -> dict[str, list[Path]]:
+def all_parts(runs: str | os.PathLike[str]) -> dict[str, list[Location]]:
     """`parts` of every table, as they lay there at one moment."""
-    root = Path(runs)
-    listed = [str(root)] if root.is_file() else _listed(root)
-    while not root.is_file() and (again := _listed(root)) != listed:
+    root = locate(runs)
+    single = root.is_file()
+    listed = [str(root)] if single else _listed(root)
+    while not single and (again := _listed(root)) != listed:
         listed = again  # parts came and went while they were listed (`compact`): what came may have been missed
-    return {table: [Path(file) for file in listed if os.path.basename(file).startswith(table)] for table in TABLES}
+    return {table: [locate(file) for file in listed if os.path.basename(file).startswith(table)] for table in TABLES}
 
 
-def _listed(root: Path) -> list[str]:
+def _listed(root: Location) -> list[str]:
+    if isinstance(root, Url):
+        return [f"{root}/{name}" for name in of_whole_parts(root.below())]
     found: list[str] = []
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = (name for name in folders if not name.startswith("."))
@@ -58,18 +65,39 @@ def _listed(root: Path) -> list[str]:
     return sorted(found)
 
 
+def of_whole_parts(names: Iterable[str]) -> list[str]:
+    """The Parquet files among the names below a store's prefix, sorted: none in hidden folders, and no messages of a
+    part whose trajectories are still to come (they are uploaded last)."""
+    files = {name for name in names if name.endswith(".parquet") and not re.search(r"(^|/)\.[^/]*/", name)}
+    waiting = {
+        name
+        for name in files
+        if re.search(r"(^|/)part-[0-9a-f]{16}/messages\.parquet$", name)
+        and name.removesuffix("messages.parquet") + "trajectories.parquet" not in files
+    }
+    return sorted(files - waiting)
+
+
 def existing_ids(runs: str | os.PathLike[str]) -> set[str]:
     """The trajectory ids already in `runs`."""
     import pyarrow.parquet as pq
 
-    ids: set[str] = set()
-    for part in parts(runs, "trajectories"):
+    def ids_of(part: Location) -> list[str] | None:
         try:
-            ids.update(pq.read_table(part, columns=["trajectory_id"])["trajectory_id"].to_pylist())
+            # pyarrow's own file of an object: none of its threads may need Python when the process ends
+            source = part.open().opened if isinstance(part, Url) else part
+            ids: list[str] = pq.read_table(source, columns=["trajectory_id"])["trajectory_id"].to_pylist()
         except Exception as error:
             if not part.exists() and part not in parts(runs, "trajectories"):
-                return existing_ids(runs)  # `compact` has put it into another part
+                return None
             raise TrajkitError(f"{part}: cannot be read ({error}). Remove it, then run this command again.") from error
+        return ids
+
+    ids: set[str] = set()
+    for found in side_by_side(ids_of, parts(runs, "trajectories")):
+        if found is None:
+            return existing_ids(runs)  # `compact` has put it into another part
+        ids.update(found)
     return ids
 
 
@@ -116,13 +144,15 @@ class RunWriter:
     """
 
     def __init__(self, run: str | os.PathLike[str], known: Iterable[str] = (), behind: bool = False) -> None:
-        self.run = Path(run)
+        self.run = locate(run)
         self._known = set(known)
         self._records: list[Record] = []
         self._batches: list[Batch] = []
         self._n = self._bytes = 0
         self._thread = ThreadPoolExecutor(1) if behind else None
-        self._writing: Future[Path] | None = None
+        self._writing: Future[Location] | None = None
+        if isinstance(self.run, Url):
+            return  # a prefix need not be made
         try:
             self.run.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.run)
@@ -207,7 +237,7 @@ class RunWriter:
                 self._thread.shutdown()
 
 
-def write_part(run: Path, tables: Mapping[str, list[Row] | pa.Table]) -> Path:
+def write_part(run: Location, tables: Mapping[str, list[Row] | pa.Table]) -> Location:
     """Write one part (rows or an Arrow table by table name) below `run` and return its folder.
 
     The part's name is a digest of its rows' keys: writing the same part again changes nothing.
@@ -220,6 +250,8 @@ def write_part(run: Path, tables: Mapping[str, list[Row] | pa.Table]) -> Path:
     )
     keys = "\n".join(ids)
     digest = hashlib.sha256(f"{sorted(tables)}\n{keys}".encode()).hexdigest()[:16]
+    if isinstance(run, Url):
+        return _write_objects(run / f"part-{digest}", whole)
     part = run / f"part-{digest}"
     if part.exists():
         return part
@@ -249,10 +281,21 @@ def write_part(run: Path, tables: Mapping[str, list[Row] | pa.Table]) -> Path:
     return part
 
 
+def _write_objects(part: Url, tables: Mapping[str, pa.Table]) -> Url:
+    import pyarrow.parquet as pq
+
+    *_, last = order = sorted(tables)
+    if not (part / f"{last}.parquet").exists():
+        for name in order:
+            with whole_file(part / f"{name}.parquet") as file:
+                pq.write_table(tables[name], file, compression="zstd")
+    return part
+
+
 def write_tasks(run: str | os.PathLike[str], tasks: list[Row]) -> None:
     """Write the `tasks` table (rows of task_id, env, split, meta) of a run. Nothing when empty."""
     if tasks:
-        write_part(Path(run), {"tasks": tasks})
+        write_part(locate(run), {"tasks": tasks})
 
 
 def hidden_part(run: Path, label: str) -> Path:

@@ -1,42 +1,33 @@
 -- parent_cycles: a trajectory that is its own ancestor.
 -- One row per trajectory on a cycle of parents.
-WITH RECURSIVE branches AS (
+WITH RECURSIVE climbed AS MATERIALIZED (
+    -- whatever lies on a cycle is a parent itself: few are
     SELECT
         t.trajectory_id,
-        t.parent_id,
-        parent.parent_id AS grandparent_id
+        t.parent_id
     FROM outcomes AS t
-    INNER JOIN outcomes AS parent ON t.parent_id = parent.trajectory_id
+    SEMI JOIN (SELECT DISTINCT parent_id FROM outcomes) AS p ON t.trajectory_id = p.parent_id
+    WHERE t.parent_id IS NOT NULL
 ),
 
 ancestors AS (
     SELECT
         trajectory_id,
-        grandparent_id AS ancestor_id
-    FROM branches
-    WHERE grandparent_id IS NOT NULL
-    UNION -- set semantics end the climb around a cycle
+        parent_id AS ancestor_id,
+        [trajectory_id] AS passed -- ends the climb around a cycle
+    FROM climbed
+    UNION ALL
     SELECT
         a.trajectory_id,
-        b.parent_id AS ancestor_id
+        b.parent_id AS ancestor_id,
+        list_append(a.passed, a.ancestor_id) AS passed
     FROM ancestors AS a
-    INNER JOIN (
-        SELECT * FROM branches
-        WHERE grandparent_id IS NOT NULL
-    ) AS b
-        ON a.ancestor_id = b.trajectory_id
-),
-
-cyclic AS (
-    SELECT trajectory_id FROM outcomes
-    WHERE parent_id = trajectory_id
-    UNION
-    SELECT trajectory_id FROM ancestors
-    WHERE ancestor_id = trajectory_id
+    INNER JOIN climbed AS b ON a.ancestor_id = b.trajectory_id
+    WHERE NOT list_contains(a.passed, a.ancestor_id)
 )
 
 SELECT
-    y.trajectory_id,
+    c.trajectory_id,
     'its parents lead back to itself' AS problem
-FROM cyclic AS y
-SEMI JOIN checked AS c ON y.trajectory_id = c.trajectory_id
+FROM checked AS c
+SEMI JOIN ancestors AS a ON c.trajectory_id = a.trajectory_id AND a.ancestor_id = a.trajectory_id

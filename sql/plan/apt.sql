@@ -35,17 +35,27 @@ on_line AS (
     INNER JOIN rollouts AS r ON e.rollout_id = r.rollout_id
 ),
 
-tree AS (
+grown AS (
     SELECT
         expert_id,
-        rollout_id
+        rollout_id,
+        [rollout_id] AS passed -- parents that form a cycle (`validate` finds them) must not loop for ever
     FROM on_line
-    UNION
+    UNION ALL
     SELECT
         t.expert_id,
-        r.rollout_id
-    FROM tree AS t
+        r.rollout_id,
+        list_append(t.passed, r.rollout_id) AS passed
+    FROM grown AS t
     INNER JOIN rollouts AS r ON t.rollout_id = r.owner_id
+    WHERE NOT list_contains(t.passed, r.rollout_id)
+),
+
+tree AS (
+    SELECT DISTINCT
+        expert_id,
+        rollout_id
+    FROM grown
 ),
 
 -- on_id: whose state it is, the expert or the failed rollout

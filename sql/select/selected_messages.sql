@@ -1,7 +1,8 @@
 -- selected_messages: the messages of the excerpts, with their loss weights.
 -- One row per message of an excerpt, ordered by excerpt and position.
 -- is_sound: a message as the tables have it. Where one is not, `select` refuses (bad_messages says why).
--- token_ids: what the model sampled, so that it can be trained on as it was; null where nobody recorded them.
+-- rest: a list of one struct, what few messages have; null where this one has nothing of it, for columns of nulls take
+-- as much room in the sort as others. token_ids: what the model sampled, so that it can be trained on as it was.
 -- in_prompt: it comes before the action at from_step.
 -- value: what the action is worth, where the excerpt has values.
 -- weight: 1 on the actions (assistant messages that are no context) with step >= from_step, where the excerpt has
@@ -14,11 +15,18 @@ SELECT
         WHEN m.seq = p.suffix_seq THEN coalesce(m.content || chr(10) || chr(10), '') || p.suffix
         ELSE m.content
     END AS content,
-    m.reasoning,
-    m.tool_calls,
-    m.tool_call_id,
-    m.name,
-    m.token_ids,
+    CASE
+        WHEN
+            m.reasoning IS NOT NULL OR m.tool_calls IS NOT NULL OR m.tool_call_id IS NOT NULL OR m.name IS NOT NULL
+            OR m.token_ids IS NOT NULL
+            THEN [{
+                'reasoning': m.reasoning,
+                'tool_calls': m.tool_calls,
+                'tool_call_id': m.tool_call_id,
+                'name': m.name,
+                'token_ids': m.token_ids
+            }]
+    END AS rest,
     m.step,
     m.role = 'assistant' AND NOT coalesce(m.context, FALSE) AS is_action,
     (

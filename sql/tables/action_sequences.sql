@@ -15,6 +15,16 @@ undigested AS (
     WHERE actions_digest IS NULL
 ),
 
+segments AS (
+    SELECT
+        s.trajectory_id,
+        s.owner_id,
+        s.first_step,
+        s.end_step
+    FROM undigested AS u
+    INNER JOIN path_segments AS s ON u.trajectory_id = s.trajectory_id
+),
+
 actions AS (
     SELECT
         s.trajectory_id,
@@ -23,8 +33,7 @@ actions AS (
             coalesce(m.content, '') || chr(31) || coalesce(m.reasoning, '') || chr(31)
             || coalesce(CAST(to_json(json_extract(m.tool_calls, '$[*].function')) AS VARCHAR), '')
         ) AS digest
-    FROM undigested AS u
-    INNER JOIN path_segments AS s ON u.trajectory_id = s.trajectory_id
+    FROM segments AS s
     INNER JOIN messages AS m ON s.owner_id = m.trajectory_id
     WHERE s.first_step <= m.step AND m.step < s.end_step AND m.role = 'assistant' AND NOT coalesce(m.context, FALSE)
 ),

@@ -3,24 +3,31 @@
 -- first_step <= step < end_step are the owner's own. Empty stretches have no row.
 -- The path of a branch is its parent's path up to branch_step, then its own actions, to any depth.
 -- Two paths hold the same first i actions (i >= 1) when the same owner owns action i - 1 in both.
-WITH RECURSIVE branches AS (
+WITH RECURSIVE parents AS MATERIALIZED (
+    -- what something branched from: few
+    SELECT
+        t.trajectory_id,
+        t.role,
+        t.parent_id,
+        t.branch_step
+    FROM outcomes AS t
+    SEMI JOIN (
+        SELECT DISTINCT parent_id FROM outcomes
+        WHERE branch_step > 0
+    ) AS p ON t.trajectory_id = p.parent_id
+),
+
+branches AS (
     SELECT
         t.trajectory_id,
         t.branch_step,
-        parent.trajectory_id AS parent_id,
-        parent.role AS parent_role,
-        parent.branch_step AS parent_branch_step,
-        parent.parent_id AS grandparent_id
+        t.parent_id,
+        p.role AS parent_role,
+        p.branch_step AS parent_branch_step,
+        p.parent_id AS grandparent_id
     FROM outcomes AS t
-    INNER JOIN outcomes AS parent ON t.parent_id = parent.trajectory_id
+    INNER JOIN parents AS p ON t.parent_id = p.trajectory_id
     WHERE t.branch_step > 0
-),
-
--- branches that something branched from: few, and all that the climb beyond a parent meets
-parent_branches AS (
-    SELECT b.*
-    FROM branches AS b
-    SEMI JOIN (SELECT DISTINCT parent_id FROM branches) AS p ON b.trajectory_id = p.parent_id
 ),
 
 -- ancestors above the parent; shared_steps: how many of their path's actions lie on the trajectory's path
@@ -35,12 +42,12 @@ ancestors AS (
     UNION ALL
     SELECT
         a.trajectory_id,
-        b.parent_id AS ancestor_id,
-        least(a.shared_steps, b.branch_step) AS shared_steps,
-        list_append(a.passed, b.trajectory_id) AS passed
+        p.parent_id AS ancestor_id,
+        least(a.shared_steps, p.branch_step) AS shared_steps,
+        list_append(a.passed, p.trajectory_id) AS passed
     FROM ancestors AS a
-    INNER JOIN parent_branches AS b ON a.ancestor_id = b.trajectory_id
-    WHERE NOT list_contains(a.passed, b.trajectory_id)
+    INNER JOIN parents AS p ON a.ancestor_id = p.trajectory_id
+    WHERE p.parent_id IS NOT NULL AND p.branch_step > 0 AND NOT list_contains(a.passed, p.trajectory_id)
 )
 
 SELECT
@@ -64,9 +71,9 @@ UNION ALL
 SELECT
     a.trajectory_id,
     a.ancestor_id AS owner_id,
-    o.role AS owner_role,
-    o.branch_step AS first_step,
+    p.role AS owner_role,
+    p.branch_step AS first_step,
     a.shared_steps AS end_step
 FROM ancestors AS a
-INNER JOIN outcomes AS o ON a.ancestor_id = o.trajectory_id
-WHERE o.branch_step < a.shared_steps
+INNER JOIN parents AS p ON a.ancestor_id = p.trajectory_id
+WHERE p.branch_step < a.shared_steps

@@ -14,34 +14,36 @@ WITH compared AS (
     WHERE s.first_step <= r.step AND r.step < s.end_step
 ),
 
-actions AS (
+sides AS (
     SELECT
-        trajectory_id,
-        step,
-        coalesce(content, '') AS content,
-        coalesce(reasoning, '') AS reasoning,
-        coalesce(CAST(to_json(json_extract(tool_calls, '$[*].function')) AS VARCHAR), '[]') AS calls
-    FROM messages
-    WHERE role = 'assistant' AND NOT coalesce(context, FALSE)
+        owner_id AS trajectory_id,
+        step
+    FROM compared
+    UNION
+    SELECT
+        rollout_id AS trajectory_id,
+        step
+    FROM compared
 ),
 
--- materialized, or every action would first meet every other that says the same
-expert_actions_there AS MATERIALIZED (
+-- both sides' actions in one reading of what was said
+actions AS MATERIALIZED (
     SELECT
-        c.expert_id,
-        c.rollout_id,
-        c.step,
-        a.content,
-        a.reasoning,
-        a.calls
-    FROM compared AS c
-    INNER JOIN actions AS a ON c.owner_id = a.trajectory_id AND c.step = a.step
+        m.trajectory_id,
+        m.step,
+        coalesce(m.content, '') AS content,
+        coalesce(m.reasoning, '') AS reasoning,
+        coalesce(CAST(to_json(json_extract(m.tool_calls, '$[*].function')) AS VARCHAR), '[]') AS calls
+    FROM messages AS m
+    INNER JOIN sides AS s ON m.trajectory_id = s.trajectory_id AND m.step = s.step
+    WHERE m.role = 'assistant' AND NOT coalesce(m.context, FALSE)
 )
 
 SELECT
-    e.expert_id,
-    e.rollout_id,
-    e.step
-FROM expert_actions_there AS e
-INNER JOIN actions AS r ON e.rollout_id = r.trajectory_id AND e.step = r.step
+    c.expert_id,
+    c.rollout_id,
+    c.step
+FROM compared AS c
+INNER JOIN actions AS e ON c.owner_id = e.trajectory_id AND c.step = e.step
+INNER JOIN actions AS r ON c.rollout_id = r.trajectory_id AND c.step = r.step
 WHERE e.content = r.content AND e.reasoning = r.reasoning AND e.calls = r.calls

@@ -28,7 +28,7 @@ COMMANDS = {
     "compact": ("compact", "Put the many small parts that explore leaves together into few large ones."),
     "completion": ("completion", "Print the shell's completion script."),
 }
-
+STOPPED = "stopped; what was written so far is whole, and running it again goes on from there"
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -95,7 +95,11 @@ def run(command: click.Command, name: str) -> None:
         error.show()
         sys.exit(Exit.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        _stop("stopped; what was written so far is whole, and running it again goes on from there", Exit.FAILED)
+        _stop(STOPPED, Exit.FAILED)
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
+            raise
+        _stop(STOPPED, Exit.FAILED)
     except OSError as error:
         _stop(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), Exit.FAILED)
 
@@ -127,8 +131,22 @@ def set_option() -> Decorator:
 def memory_option() -> Decorator:
     """--memory-limit."""
     return click.option(
-        "--memory-limit", default="1GB", show_default=True, help="Memory for queries; beyond it they spill to TMPDIR."
+        "--memory-limit", metavar="SIZE", help="Memory for queries; beyond it they spill to TMPDIR.  [default: 1GB]"
     )
+
+
+def engine_options() -> Decorator:
+    """--engine and --master."""
+    engine = click.option(
+        "--engine",
+        default="duckdb",
+        show_default=True,
+        metavar="duckdb|spark",
+        shell_complete=completing(lambda: ["duckdb", "spark"]),
+        help="What answers the queries: spark goes beyond one machine.",
+    )
+    master = click.option("--master", metavar="URL", help="Spark's cluster, e.g. spark://host:7077 or local[4].")
+    return lambda command: engine(master(command))
 
 
 def completing(names: Callable[[], list[str]], files: bool = False) -> Callable[..., Any]:

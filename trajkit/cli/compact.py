@@ -13,7 +13,7 @@ from trajkit.cli import json_option, memory_option, print_json
 @memory_option()
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for queries.  [default: all cores]")
 @json_option()
-def command(runs: str, dry_run: bool, memory_limit: str, threads: int | None, as_json: bool) -> None:
+def command(runs: str, dry_run: bool, memory_limit: str | None, threads: int | None, as_json: bool) -> None:
     """Put the many small parts of each run in RUNS together into few large ones.
 
     \b

@@ -22,7 +22,7 @@ from trajkit.cli import completing, memory_option, method_names, rule_params, ru
 @set_option()
 @memory_option()
 def command(
-    task: str | None, runs: str, method: str, iteration: int | None, settings: tuple[str, ...], memory_limit: str
+    task: str | None, runs: str, method: str, iteration: int | None, settings: tuple[str, ...], memory_limit: str | None
 ) -> None:
     """Say why a method chose what it chose of a task, and why each other trajectory lost.
 

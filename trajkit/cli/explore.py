@@ -14,7 +14,7 @@ from trajkit.errors import UsageError
 
 
 @click.command("explore")
-@click.option("--runs", required=True, type=click.Path(path_type=Path), help="Folder of runs to read and to add to.")
+@click.option("--runs", required=True, type=click.Path(), help="Folder of runs to read and to add to.")
 @click.option("--env", "env_name", required=True, metavar="MODULE:ATTR", help="Environment, e.g. envs.webshop:WebShop.")
 @click.option("--env-arg", multiple=True, metavar="KEY=VALUE", help="An argument of the environment. Repeatable.")
 @click.option(
@@ -64,7 +64,7 @@ from trajkit.errors import UsageError
 @click.option("--dry-run", is_flag=True, help="Print what it would cost and run nothing.")
 @json_option()
 def command(
-    runs: Path,
+    runs: str,
     env_name: str,
     env_arg: tuple[str, ...],
     policy: str,

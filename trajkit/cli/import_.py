@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from trajkit.cli import completing, json_option, print_json
@@ -18,7 +16,7 @@ def _formats() -> list[str]:
 @click.command("import", no_args_is_help=True)
 @click.argument("format", metavar="FORMAT", shell_complete=completing(_formats))
 @click.argument("paths", metavar="PATH...", nargs=-1)
-@click.option("--runs", required=True, type=click.Path(path_type=Path), help="Folder of runs to import into.")
+@click.option("--runs", required=True, type=click.Path(), help="Folder of runs to import into.")
 @click.option(
     "--role",
     type=click.Choice(["expert", "policy"]),
@@ -41,7 +39,7 @@ def _formats() -> list[str]:
 def command(
     format: str,
     paths: tuple[str, ...],
-    runs: Path,
+    runs: str,
     role: str,
     actor: str | None,
     env: str | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import completing, plan_names, rule_params, runs_option, set_option
+from trajkit.cli import completing, engine_options, plan_names, rule_params, runs_option, set_option
 from trajkit.cli.sql import FORMATS, print_rows
 
 
@@ -24,6 +24,7 @@ from trajkit.cli.sql import FORMATS, print_rows
 @click.option("--samples", type=int, help="Rollouts from each state.  [default: 1]")
 @set_option()
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@engine_options()
 def command(
     runs: str,
     plans: tuple[str, ...],
@@ -32,6 +33,8 @@ def command(
     samples: int | None,
     settings: tuple[str, ...],
     form: str,
+    engine: str,
+    master: str | None,
 ) -> None:
     """Print the rollouts that explore would make: a row each, task_id, parent_id, branch_step, sample, role.
 
@@ -40,11 +43,11 @@ def command(
     \b
     trajkit plan --runs runs/ --plan initial --plan skip_length --m 5 --iteration 1
     """
-    from trajkit.engine import Runs
+    from trajkit.engine import opened
     from trajkit.plan import missing
 
     params = rule_params(settings, iteration=iteration, m=m, samples=samples)
-    with Runs(runs, params) as opened:
-        print_rows(opened, missing(plans), form)
-        [counts] = opened.rows(f"SELECT count(*) AS n, count(DISTINCT task_id) AS n_tasks FROM ({missing(plans)}) AS p")
+    with opened(runs, params, engine=engine, master=master) as folder:
+        print_rows(folder, missing(plans), form)
+        [counts] = folder.rows(f"SELECT count(*) AS n, count(DISTINCT task_id) AS n_tasks FROM ({missing(plans)}) AS p")
         click.echo(f"{counts['n']:,} rollouts of {counts['n_tasks']:,} tasks", err=True)

@@ -47,7 +47,7 @@ def command(
     skills: tuple[str, ...],
     iteration: int | None,
     settings: tuple[str, ...],
-    memory_limit: str,
+    memory_limit: str | None,
     as_json: bool,
 ) -> None:
     """Write one HTML file that needs no network: what was explored, what is trained on, every task to look at.

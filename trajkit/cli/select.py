@@ -6,6 +6,7 @@ import click
 
 from trajkit.cli import (
     completing,
+    engine_options,
     json_option,
     memory_option,
     method_names,
@@ -30,6 +31,7 @@ from trajkit.cli import (
 @click.option("--iteration", type=int, help="The iteration whose rollouts are judged.  [default: the latest]")
 @set_option()
 @click.option("--dry-run", is_flag=True, help="Do everything but writing, and print the summary.")
+@engine_options()
 @memory_option()
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for queries.  [default: all cores]")
 @json_option()
@@ -40,7 +42,9 @@ def command(
     iteration: int | None,
     settings: tuple[str, ...],
     dry_run: bool,
-    memory_limit: str,
+    engine: str,
+    master: str | None,
+    memory_limit: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -51,6 +55,7 @@ def command(
     trajkit select --input runs/ --out sft.parquet --method rft --set per_task=4
     trajkit select --input runs/ --out pairs.parquet --method eto
     trajkit select --input runs/ --method mine.sql --dry-run
+    trajkit select --input runs/ --out sft.parquet --engine spark --master spark://host:7077
 
     A row of the file is an example: its messages with a weight each, 1 on the actions to train on and
     0 on all else; or a pair: prompt, chosen and rejected messages; or a trajectory with a value for each
@@ -64,7 +69,16 @@ def command(
     if out is None and not dry_run:
         raise UsageError("--out FILE says where to write; --dry-run writes nothing.")
     params = rule_params(settings, own_method=method.endswith(".sql"), iteration=iteration)
-    summary = select(runs, None if dry_run else out, method, params, memory_limit=memory_limit, threads=threads)
+    summary = select(
+        runs,
+        None if dry_run else out,
+        method,
+        params,
+        engine=engine,
+        master=master,
+        memory_limit=memory_limit,
+        threads=threads,
+    )
     if as_json:
         print_json(asdict(summary) | {"n_rows": summary.n_rows, "out": None if dry_run else out})
         return

@@ -43,7 +43,7 @@ def command(
     if what is not None and (what.endswith(".parquet") or Path(what).is_file()):
         if task is not None or runs is not None or iteration is not None or settings:
             raise UsageError("--task, --runs, --iteration and --set are for trajectories; a file needs none of them.")
-        _file(Path(what), example, tokenizer, full)
+        _file(what, example, tokenizer, full)
         return
     if example is not None or tokenizer is not None:
         raise UsageError(
@@ -85,7 +85,7 @@ def _trajectories(
                 console.print(part)
 
 
-def _file(file: Path, example: str | None, tokenizer: str | None, full: bool) -> None:
+def _file(file: str, example: str | None, tokenizer: str | None, full: bool) -> None:
     from trajkit.show.examples import find_example, shown
     from trajkit.terminal import screen
 

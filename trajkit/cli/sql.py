@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trajkit.cli import memory_option, rule_params, runs_option, set_option
-from trajkit.engine import quoted
+from trajkit.cli import engine_options, memory_option, rule_params, runs_option, set_option
 
 if TYPE_CHECKING:
-    from trajkit.engine import Runs
+    from trajkit.engine import AnyRuns, Runs
 
 FORMATS = ("table", "csv", "json", "parquet")
 TABLE_ROWS = 50
@@ -32,9 +31,18 @@ TABLE_ROWS = 50
 )
 @click.option("--init", is_flag=True, help="Print a script that makes plain `duckdb -init` see the same views.")
 @set_option()
+@engine_options()
 @memory_option()
 def command(
-    query: str | None, runs: str, form: str, out: str | None, init: bool, settings: tuple[str, ...], memory_limit: str
+    query: str | None,
+    runs: str,
+    form: str,
+    out: str | None,
+    init: bool,
+    settings: tuple[str, ...],
+    engine: str,
+    master: str | None,
+    memory_limit: str | None,
 ) -> None:
     """Query runs/ with DuckDB's SQL: every table, rule, plan and method is a view.
 
@@ -45,14 +53,20 @@ def command(
     trajkit sql "select role, count(*) from trajectories group by 1" --runs runs/ --format csv
     trajkit sql --runs runs/ --init > views.sql && duckdb -init views.sql
     """
-    from trajkit.engine import Runs
+    from trajkit.engine import Runs, opened
+    from trajkit.errors import UsageError
 
-    with Runs(runs, rule_params(settings), memory_limit=memory_limit) as opened:
-        if init:
-            for statement in opened.statements(live=True):
-                click.echo(f"{statement};")
+    with opened(runs, rule_params(settings), engine=engine, master=master, memory_limit=memory_limit) as folder:
+        if isinstance(folder, Runs):
+            if init:
+                for statement in folder.statements(live=True):
+                    click.echo(f"{statement};")
+            else:
+                print_rows(folder, _documented(folder, query or VIEWS), form, out)
+        elif init or query is None:
+            raise UsageError("--engine spark answers a query; the list of views and --init are DuckDB's.")
         else:
-            print_rows(opened, _documented(opened, query or VIEWS), form, out)
+            print_rows(folder, query, form, out)
 
 
 # What `trajkit sql` says without a query.
@@ -72,10 +86,11 @@ def _documented(runs: Runs, query: str) -> str:
     )
 
 
-def print_rows(runs: Runs, query: str, form: str, out: str | None = None) -> None:
+def print_rows(runs: AnyRuns, query: str, form: str, out: str | None = None) -> None:
     """Write the answer to `query` to stdout, or to the file `out`, which appears whole or not at all."""
     from trajkit.errors import TrajkitError, UsageError
     from trajkit.files import hidden
+    from trajkit.object_store import Url, locate
     from trajkit.rules import one_statement
 
     query = one_statement(query)
@@ -88,13 +103,16 @@ def print_rows(runs: Runs, query: str, form: str, out: str | None = None) -> Non
         form = Path(out or "").suffix.removeprefix(".")
         if form not in FORMATS[1:]:
             raise UsageError(f"--out {out}: its name ends in .csv, .json or .parquet, or --format says which it is.")
-    target = Path(out) if out else Path(runs.temporary, "answer")
+    goal = locate(out) if out else None
+    target = goal if isinstance(goal, Path) else Path(runs.temporary, "answer")
     if target.is_dir() or not target.parent.is_dir():
         raise UsageError(f"--out {out}: a file in a folder that is there is needed.")
     unfinished = hidden(target)
     try:
-        runs.rows(f"COPY (\n{query}\n) TO {quoted(str(unfinished))} (FORMAT {form})")
-        if out:
+        runs.write(query, unfinished, form)
+        if isinstance(goal, Url):
+            goal.upload(unfinished)
+        elif out:
             unfinished.replace(target)
         else:
             with unfinished.open("rb") as answer:
@@ -108,7 +126,7 @@ def print_rows(runs: Runs, query: str, form: str, out: str | None = None) -> Non
         unfinished.unlink(missing_ok=True)
 
 
-def _table(runs: Runs, query: str) -> str:
+def _table(runs: AnyRuns, query: str) -> str:
     """The first rows as a table. Characters that could steer a terminal are shown as dots."""
     import polars as pl
 

@@ -39,6 +39,7 @@ from trajkit.errors import BadData, UsageError
 from trajkit.examples import KINDS, Selected, selected
 from trajkit.exporters import _files
 from trajkit.exporters._rows import Row, Unfit, actions, check_text, row
+from trajkit.object_store import here
 from trajkit.rules import did_you_mean
 from trajkit.terminal import clean
 
@@ -136,7 +137,7 @@ def export(
     BadData for a file that `select` has not written, is torn, or holds no row that the format can hold; nothing is
     written then.
     """
-    source, out, options = Path(source), Path(out), options or Options()
+    source, out, options = here(source), here(out), options or Options()
     format = load(to)
     _check_options(format, to, options)
     if hasattr(format, "folder"):

@@ -21,6 +21,7 @@ import json
 import os
 import pkgutil
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,7 @@ from trajkit.errors import BadData, TrajkitError, UsageError
 from trajkit.importers import _processes
 from trajkit.importers._files import Raw, SourceFile
 from trajkit.importers._harvest import Harvest, Reject, Share, harvests
+from trajkit.object_store import Location, Url, locate
 from trajkit.records import Record
 from trajkit.store import RunWriter, existing_ids
 
@@ -100,12 +102,12 @@ def load(name: str) -> Format:
     raise UsageError(f"{name!r} is no format that can be imported.{meant} There are: {', '.join(sorted(known))}.")
 
 
-def run_folder(runs: str | os.PathLike[str], name: str, options: Options) -> Path:
+def run_folder(runs: str | os.PathLike[str], name: str, options: Options) -> Location:
     """Where an import goes: runs/import-<format>-<role>[-<actor>][-i<iteration>]."""
     slug = re.sub(r"[^a-z0-9._]+", "-", (options.actor or "").lower()).strip("-.")
     iteration = f"i{options.iteration}" if options.iteration else ""
-    return Path(
-        runs, "-".join(part for part in ("import", name.replace("_", "-"), options.role, slug, iteration) if part)
+    return locate(runs) / "-".join(
+        part for part in ("import", name.replace("_", "-"), options.role, slug, iteration) if part
     )
 
 
@@ -149,8 +151,9 @@ def import_files(
         rejected.close()
     finally:
         rejected.discard()
-        with suppress(OSError):  # only where nothing was written
-            run.rmdir()
+        if isinstance(run, Path):
+            with suppress(OSError):  # only where nothing was written
+                run.rmdir()
     if counts.set_aside and not counts.imported + counts.already + counts.duplicates:
         raise BadData(
             f"nothing could be imported: all {sum(counts.set_aside.values()):,} records were set aside in "
@@ -300,10 +303,11 @@ class _Rejected:
     that can be read again, so its lines stay; none is written twice.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Location) -> None:
         self.path = run / REJECTED
         self.first = ""
-        self._hidden = run / f".{REJECTED}.{os.getpid()}.tmp"
+        # what is to be uploaded is written on this machine
+        self._hidden = Path(tempfile.gettempdir() if isinstance(run, Url) else run, f".{REJECTED}.{os.getpid()}.tmp")
         self._files: set[str] = set()
         self._new: Any = None
 
@@ -338,7 +342,10 @@ class _Rejected:
             os.fsync(self._new.fileno())
             self._new.close()
             if self._hidden.stat().st_size:
-                self._hidden.replace(self.path)
+                if isinstance(self.path, Url):
+                    self.path.upload(self._hidden)
+                else:
+                    self._hidden.replace(self.path)
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:

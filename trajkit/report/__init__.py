@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trajkit
-from trajkit.engine import MEMORY_LIMIT, Runs
+from trajkit.engine import Runs
 from trajkit.errors import UsageError
 from trajkit.files import whole
+from trajkit.object_store import Location, absolute, locate
 from trajkit.report.tasks import choose_cut, index, keep_answer, lay_out, pack
 from trajkit.rules import method as find_method
 from trajkit.select import Summary, check_out, choose
@@ -87,7 +88,7 @@ def report(
     skills: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
     *,
-    memory_limit: str = MEMORY_LIMIT,
+    memory_limit: str | None = None,
 ) -> Report:
     """Write the report on `runs` to the HTML file `out`, which appears whole or not at all.
 
@@ -97,9 +98,9 @@ def report(
     """
     from trajkit.report.charts import charts
 
-    path = Path(out)
+    path = locate(out)
     rules = [find_method(name) for name in methods]
-    check_out(Path(runs), path, "report.html")
+    check_out(locate(runs), path, "report.html")
     with Runs(runs, params, memory_limit=memory_limit) as opened:
         if not opened.files["trajectories"]:
             raise UsageError(
@@ -115,7 +116,7 @@ def report(
         iterations = lay_out(opened, answers)
         packed = choose_cut(opened)
         parts = {
-            "title": _escape("/".join(opened.path.resolve().parts[-2:])),
+            "title": _escape("/".join(str(absolute(opened.path)).split(os.sep)[-2:])),
             "about": _about(counts, packed.of_tasks, summaries),
             "counts": _table(counts, "Trajectories by role, actor, iteration and split"),
             "methods": "\n".join(f"<pre>{_escape(summary.text())}</pre>" for summary in summaries),
@@ -149,7 +150,7 @@ def report(
         return written(_write(path, _page(parts, data())))
 
 
-def _write(out: Path, parts: Iterator[bytes]) -> int:
+def _write(out: Location, parts: Iterator[bytes]) -> int:
     """Write `parts` to `out`, whole or not at all. Returns the size."""
     with whole(out) as file:
         for part in parts:
@@ -187,7 +188,7 @@ def _about(counts: Sequence[Mapping[str, Any]], n_tasks: int, summaries: Sequenc
     )
 
 
-def _figure(chart: Chart, runs: Path, params: Mapping[str, Any]) -> str:
+def _figure(chart: Chart, runs: Location, params: Mapping[str, Any]) -> str:
     """A chart with its text, its numbers and the command that gives them."""
     comment = re.match(r"(?:--[^\n]*\n)*", chart.sql)
     settings = [line.removeprefix("--").strip() for line in (comment[0] if comment else "").splitlines()]

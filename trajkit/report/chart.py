@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajkit.engine import Runs
-from trajkit.progress import query_bar
 from trajkit.report.drawing import MAX_ROWS
 from trajkit.terminal import clean
 
@@ -40,7 +39,7 @@ class Chart:
 
 def asked(runs: Runs, sql: str, what: str) -> list[Row]:
     """The answer of `sql`, with a progress bar where it takes long."""
-    with query_bar(runs.con, f"counting {what}"):
+    with runs.shown(f"counting {what}"):
         return runs.rows(sql)
 
 

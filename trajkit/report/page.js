@@ -137,11 +137,21 @@ function startList() {
   let waiting;
   $('search').addEventListener('input', () => {
     clearTimeout(waiting);
-    waiting = setTimeout(() => ask({q: $('search').value}), 80);
+    waiting = setTimeout(() => $('list').hidden || ask({q: $('search').value}), 80);
   });
   $('filters').addEventListener('submit', event => event.preventDefault());
   $('before').addEventListener('click', () => ask({page: String(+asked.page - 1)}));
   $('after').addEventListener('click', () => ask({page: String(+asked.page + 1)}));
+}
+
+function fillFilters() {
+  for (const name of ['split', 'iteration', 'sort']) {
+    $(name).value = asked[name];
+    asked[name] = $(name).value; // what is no choice is none
+  }
+  $('search').value = asked.q;
+  $('recovery').checked = Boolean(asked.recovery);
+  for (const input of $('solvers').querySelectorAll('input')) input.checked = input.value === asked.solver;
 }
 
 // ---- the address: #task=...&node=..., or #list=&q=...
@@ -170,20 +180,15 @@ async function route() {
       if (title) title.focus({preventScroll: true});
     }
   } else {
-    if (parts.list !== undefined) {
+    const lists = parts.list !== undefined;
+    if (lists) {
       asked = Object.fromEntries(Object.entries(EMPTY).map(([name, none]) => [name, parts[name] ?? none]));
-    }
-    for (const name of ['split', 'iteration', 'sort']) {
-      $(name).value = asked[name];
-      asked[name] = $(name).value; // what is no choice is none
-    }
-    $('search').value = asked.q;
-    $('recovery').checked = Boolean(asked.recovery);
-    for (const input of $('solvers').querySelectorAll('input')) input.checked = input.value === asked.solver;
+      fillFilters();
+    } // else they stay: they may be ahead of the address while the reader types
     showList();
-    const name = parts.list !== undefined ? 'tasks' : location.hash.slice(1);
+    const name = lists ? 'tasks' : location.hash.slice(1);
     const part = ['runs', 'charts', 'tasks'].includes(name) && $(name);
-    if (was && scrolled && (!part || parts.list !== undefined)) scrollTo({top: scrolled, behavior: 'instant'});
+    if (was && scrolled && (!part || lists)) scrollTo({top: scrolled, behavior: 'instant'});
     else if (part && (was || !document.documentElement.dataset.ready)) part.scrollIntoView({behavior: 'instant'});
   }
 }
@@ -202,6 +207,7 @@ async function start() {
   index = await unpack('index');
   columns = index.columns;
   startList();
+  fillFilters(); // a browser may have kept what they were before a reload
   $('browser').hidden = false;
   $('left-out').append(...index.left_out.map(told => h('p', {}, told[0].toUpperCase() + told.slice(1) + '.')));
   addEventListener('hashchange', route);

@@ -349,10 +349,8 @@ class _ByTask:
 
 def _rows(runs: Runs, query: str) -> Iterator[Row]:
     """The rows of a query, read bit by bit beside those of others."""
-    with runs.errors(), runs.con.cursor() as cursor:
-        cursor.execute(f"SET search_path = '{MADE},main'")
-        for batch in cursor.sql(query).to_arrow_reader(ROWS):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    for batch in runs.batches(query, ROWS):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _prefixes(runs: Runs) -> dict[str, str]:

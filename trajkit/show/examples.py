@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajkit.errors import BadData, UsageError
@@ -37,7 +37,7 @@ class Found:
         return [name for name in KINDS[self.file.kind] if name in LISTS]
 
 
-def find_example(path: Path, wanted: str | None) -> Found:
+def find_example(path: str | os.PathLike[str], wanted: str | None) -> Found:
     """The row whose id is `wanted` or begins so; None: the first one.
 
     Raises UsageError where there is none, or several; BadData for a file that `select` has not written.
@@ -114,7 +114,7 @@ def _side(found: Found, name: str) -> str:
     return f"{name.upper()}: {about}" + ("" if reward is None else f", reward {reward:g}")
 
 
-def _not_one(path: Path, name: str, wanted: str, found: list[str], ids: Any) -> str:
+def _not_one(path: str | os.PathLike[str], name: str, wanted: str, found: list[str], ids: Any) -> str:
     from difflib import get_close_matches
 
     if found:

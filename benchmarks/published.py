@@ -1,9 +1,13 @@
-"""What a user does instead: EEF's rule in plain Python over a list of dicts, as the published scripts do it."""
+"""What a user does instead: the rules in plain Python over a list of dicts, as the published scripts do it, and in
+pandas."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def eef(
@@ -89,3 +93,62 @@ def eef(
                 break
             previous = works
     return examples
+
+
+def rft(trajectories: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """(trajectory_id, from_step) of the solved experts and of every distinct solved rollout from s_0."""
+    chosen: dict[Any, str] = {}  # by task and action sequence; an expert's comes first, then the latest iteration's
+    solved = [t for t in trajectories if t["success"] and t["branch_step"] == 0 and t["role"] != "scorer"]
+    for t in sorted(solved, key=lambda t: (t["role"] != "expert", -t["iteration"], t["trajectory_id"])):
+        actions = tuple(m["content"] for m in t["messages"] if m["role"] == "assistant")
+        chosen.setdefault((t["task_id"], actions), t["trajectory_id"])
+    return [(trajectory_id, 0) for trajectory_id in chosen.values()]
+
+
+def eto(trajectories: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(chosen, rejected) trajectory ids: the best expert of each task against its rollouts of the last iteration."""
+    current = max(t["iteration"] for t in trajectories if t["role"] == "policy")
+    best: dict[str, dict[str, Any]] = {}
+    for t in sorted(trajectories, key=lambda t: (-t["reward"], t["n_steps"], -t["iteration"], t["trajectory_id"])):
+        if t["role"] == "expert":
+            best.setdefault(t["task_id"], t)
+    pairs = []
+    for t in trajectories:
+        if t["role"] == "policy" and t["branch_step"] == 0 and t["iteration"] == current and t["task_id"] in best:
+            expert = best[t["task_id"]]
+            if t["reward"] != expert["reward"]:
+                won, lost = (expert, t) if expert["reward"] > t["reward"] else (t, expert)
+                pairs.append((won["trajectory_id"], lost["trajectory_id"]))
+    return pairs
+
+
+def eef_in_pandas(t: pd.DataFrame) -> pd.DataFrame:
+    """EEF's examples where every branch is one of an expert's: kind, task_id, trajectory_id, from_step."""
+    import pandas as pd
+
+    t = t[t["role"] != "scorer"].assign(n_actions=t["branch_step"] + t["n_steps"], newest=-t["iteration"])
+    experts = t[t["role"] == "expert"]
+    rollouts = t[t["role"] == "policy"]
+    rollouts = rollouts[rollouts["iteration"] == rollouts["iteration"].max()]
+    at_start = rollouts[rollouts["branch_step"] == 0].merge(
+        experts[["task_id", "trajectory_id"]].rename(columns={"trajectory_id": "expert_id"}), on="task_id"
+    )
+    along = rollouts[rollouts["branch_step"] > 0].assign(expert_id=rollouts["parent_id"])
+    columns = ["expert_id", "branch_step", "success"]
+    rates = pd.concat([at_start[columns], along[columns]]).groupby(["expert_id", "branch_step"], as_index=False).mean()
+    works = (rates["success"] >= 0.5).to_numpy()
+    worked = pd.Series(works).groupby(rates["expert_id"]).shift(fill_value=False).to_numpy()
+    first = rates[worked & ~works].drop_duplicates("expert_id").rename(columns={"branch_step": "from_step"})
+
+    order = ["n_expert", "n_actions", "newest", "trajectory_id"]
+    solved = t[t["success"].astype(bool)]
+    is_expert = solved["role"] == "expert"
+    solved = solved.assign(
+        n_expert=solved["n_actions"].where(is_expert, solved["branch_step"]),
+        expert_id=solved["trajectory_id"].where(is_expert, solved["parent_id"]),
+    )
+    initial = solved.sort_values(order).drop_duplicates("task_id").assign(kind="initial", from_step=0)
+    through = solved.merge(first[["expert_id", "from_step"]], on="expert_id")
+    goes_on = (through["n_expert"] >= through["from_step"]) & (through["n_actions"] > through["from_step"])
+    recovery = through[goes_on].sort_values(order).drop_duplicates("expert_id").assign(kind="recovery")
+    return pd.concat([initial, recovery])[["kind", "task_id", "trajectory_id", "from_step"]]
