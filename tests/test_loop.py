@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -136,22 +135,36 @@ def test_experts_may_be_a_folder_of_runs_and_others_may_join_later(done: Path, t
         loop(tmp_path / "wrong", small("explore.experts=['nowhere']"))
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, *how: str) -> subprocess.Popen[str]:
     given = [f"--set={change}" for change in SMALL]
     env = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "train.loop", "--out", folder, *given]
+    command = [sys.executable, *(how or ("-m", "train.loop")), "--out", folder, *given]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, cwd=CHECKOUT)
 
 
+# Kills itself where a file is whole but for its name, which a pattern says.
+KILLED = """
+import os, re, runpy, signal, sys
+pattern = sys.argv.pop(1)
+def hook(event, args):
+    if event == "os.rename" and re.search(pattern, os.fspath(args[0])):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+runpy.run_module("train.loop", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_killed_anywhere_it_goes_on_and_comes_to_the_same_end(done: Path, tmp_path: Path) -> None:
-    folder, rng = tmp_path / "killed", random.Random(0)
-    for stage in ("theta-0/sft.parquet", "theta-0/metrics.jsonl", "theta-0/model", "theta-1/sft.parquet"):
-        process = start(folder)
-        while process.poll() is None and not (folder / stage).exists():
-            time.sleep(0.01)
-        time.sleep(rng.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    folder = tmp_path / "killed"
+    for hidden in (
+        r"/\.settings\.json\.", r"/explore-expert.*/\.part-", r"/\.base\.tmp", r"theta-0/\.\.selected\.tmp\.",
+        r"theta-0/\.selected\.tmp$", r"theta-0/\.training\.json\.", r"theta-0/\.metrics\.jsonl\.",
+        r"theta-0/\.checkpoint-20\.tmp$", r"theta-0/\.model\.tmp$", r"/explore-policy.*/\.part-.*/messages",
+        r"theta-0/\.played\.json\.", r"theta-1/\.metrics\.jsonl\.", r"/\.manifest\.json\.",
+    ):  # fmt: skip
+        process = start(folder, "-c", KILLED, hidden)
+        _, said = process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"{hidden}: {said}"
         assert not (folder / MANIFEST).exists()
     process = start(folder)
     _, said = process.communicate()
@@ -160,7 +173,7 @@ def test_killed_anywhere_it_goes_on_and_comes_to_the_same_end(done: Path, tmp_pa
     assert results[0] == results[1]
     ours, theirs = (run / "theta-1/model/model.safetensors" for run in (folder, done))
     assert ours.read_bytes() == theirs.read_bytes()
-    assert not [path for path in folder.rglob(".*") if path.name.endswith(".tmp")]
+    assert not list(folder.rglob(".*"))
 
 
 def test_ctrl_c_says_that_it_can_go_on(tmp_path: Path) -> None:

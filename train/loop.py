@@ -294,7 +294,7 @@ def _claim(run: Path, settings: Settings) -> None:
     path = run / "settings.json"
     text = settings.json()
     if not path.exists():
-        if run.exists() and any(run.iterdir()):
+        if run.exists() and any(not there.name.startswith(f".{path.name}.") for there in run.iterdir()):
             raise UsageError(f"--out {run}: something else is there. Name a folder that is new or empty.")
         run.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)

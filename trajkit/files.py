@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +17,38 @@ from trajkit.object_store import Location, Url
 
 
 def hidden(path: Path) -> Path:
-    """The name that `path` has until it is whole."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """The name that `path` has until it is whole. What writers of `path` left there when they were killed goes."""
+    begin = f".{path.name}."
+    for leftover in path.parent.glob(f"{glob.escape(begin)}*.tmp"):
+        if abandoned(leftover.name.removeprefix(begin).removesuffix(".tmp")):
+            with suppress(OSError):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return path.with_name(f"{begin}{owner()}.tmp")
+
+
+def owner() -> str:
+    """Who writes, as hidden names say it: this machine and process."""
+    return f"{socket.gethostname()}.{os.getpid()}"
+
+
+def abandoned(owner: str) -> bool:
+    """Whether that was a process of this machine which no longer runs.
+
+    One with this process's own number counts as ended: in a container every process may have the number of the one
+    before. What this process itself has there the caller knows.
+    """
+    host, _, pid = owner.rpartition(".")  # a host's name may hold dots
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    if int(pid) == os.getpid():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
 
 
 @contextmanager
@@ -33,12 +66,13 @@ def whole(path: Location) -> Iterator[BinaryIO]:
             here.flush()
             path.upload(Path(here.name))
         return
+    unfinished = hidden(path)
     try:
-        with hidden(path).open("wb") as file:
+        with unfinished.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        hidden(path).replace(path)
+        unfinished.replace(path)
     except OSError as error:
         raise TrajkitError(
             f"{path}: cannot be written ({error.strerror or error}). What was there before is untouched; "
@@ -46,7 +80,7 @@ def whole(path: Location) -> Iterator[BinaryIO]:
         ) from error
     finally:
         with suppress(OSError):
-            hidden(path).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:

@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, repeat
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trajkit.errors import TrajkitError
+from trajkit.files import abandoned, owner
 from trajkit.files import whole as whole_file
 from trajkit.object_store import Location, Url, locate, side_by_side
 from trajkit.records import Record, Row, to_json
@@ -303,7 +303,7 @@ def hidden_part(run: Path, label: str) -> Path:
 
     Take the name out of `being_written` when the folder has got its name or is gone.
     """
-    hidden = run / f".part-{label}-{secrets.token_hex(4)}.{socket.gethostname()}.{os.getpid()}.tmp"
+    hidden = run / f".part-{label}-{secrets.token_hex(4)}.{owner()}.tmp"
     being_written.add(hidden.name)
     return hidden
 
@@ -325,19 +325,6 @@ def _column(rows: list[Row], field: str) -> list[Any]:
 def remove_leftovers(run: Path) -> None:
     """Remove hidden parts of writers on this machine that no longer run."""
     for leftover in run.glob(".part-*.tmp"):
-        _, _, owner = leftover.name.removesuffix(".tmp")[1:].partition(".")
-        host, _, pid = owner.rpartition(".")  # a host's name may hold dots
-        if host == socket.gethostname() and pid.isdecimal() and not _alive(int(pid), leftover.name):
+        _, _, whose = leftover.name.removesuffix(".tmp")[1:].partition(".")
+        if leftover.name not in being_written and abandoned(whose):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _alive(pid: int, name: str) -> bool:
-    if pid == os.getpid():  # in a container every process may have the number of the one before
-        return name in being_written
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.files import hidden
 from trajkit.importers import _processes
 from trajkit.importers._files import Raw, SourceFile
 from trajkit.importers._harvest import Harvest, Reject, Share, harvests
@@ -307,7 +308,7 @@ class _Rejected:
         self.path = run / REJECTED
         self.first = ""
         # what is to be uploaded is written on this machine
-        self._hidden = Path(tempfile.gettempdir() if isinstance(run, Url) else run, f".{REJECTED}.{os.getpid()}.tmp")
+        self._hidden = hidden((Path(tempfile.gettempdir()) if isinstance(run, Url) else run) / REJECTED)
         self._files: set[str] = set()
         self._new: Any = None
 
