@@ -100,6 +100,7 @@ class Runs:
             "memory_limit": memory_limit or MEMORY_LIMIT,
             "temp_directory": self.temporary,
             "preserve_insertion_order": False,
+            "checkpoint_threshold": "1TB",  # never: it takes time, and what is in memory is gone at the end anyway
         }
         if threads:
             config["threads"] = threads

@@ -23,7 +23,9 @@ WITH RECURSIVE rollouts AS (
     FROM outcomes AS o
     INNER JOIN current_iteration AS c ON o.iteration = c.iteration
     LEFT JOIN path_segments AS s
-        ON o.trajectory_id = s.trajectory_id AND o.branch_step > s.first_step AND o.branch_step <= s.end_step
+        ON
+            o.trajectory_id = s.trajectory_id AND s.owner_id != s.trajectory_id
+            AND o.branch_step > s.first_step AND o.branch_step <= s.end_step
     WHERE o.role = 'policy' AND o.split = 'train' AND coalesce(o.ended, '') != 'error'
 ),
 

@@ -17,14 +17,14 @@ WITH rollouts AS (
     WHERE role = 'policy' AND split = 'train'
 ),
 
--- who owns the action that led to the state a rollout starts from
+-- who owns the action that led to the state a rollout starts from: not itself, and half of the segments are one's own
 start_owners AS (
     SELECT
         r.*,
         s.owner_id
     FROM rollouts AS r
     INNER JOIN path_segments AS s ON r.rollout_id = s.trajectory_id
-    WHERE r.step > 0 AND s.first_step < r.step AND r.step <= s.end_step
+    WHERE r.step > 0 AND s.owner_id != s.trajectory_id AND s.first_step < r.step AND r.step <= s.end_step
 ),
 
 -- materialized, so that the few experts come first: joined later, every branch would meet every other
