@@ -83,7 +83,8 @@ def write_logs(runs: Path, logs: Path) -> None:
     import duckdb
 
     logs.mkdir(parents=True, exist_ok=True)
-    con = duckdb.connect(config={"memory_limit": "4GB", "temp_directory": str(logs / "spilled")})
+    limits = {"memory_limit": "8GB", "temp_directory": str(logs / "spilled"), "preserve_insertion_order": False}
+    con = duckdb.connect(config=limits)
     for table in ("trajectories", "messages"):
         con.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet('{runs}/*/{table}.parquet')")
     parts = {"expert": "t.role = 'expert'", "branches": "t.branch_step > 0"}
