@@ -93,6 +93,27 @@ def test_hostile_values_in_the_summary_steer_no_terminal(tmp_path: Path) -> None
     assert result.err.count("\nleft out of") == 1
 
 
+INTERRUPTED = """
+import click
+from trajkit.cli import run
+
+@click.command()
+def command():
+    exec("import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)")
+
+run(command, "interrupted")
+"""
+
+
+def test_ctrl_c_exits_with_1_wherever_it_comes(tmp_path: Path) -> None:
+    """Also inside an exec of text, as by which dataclasses are made while a module is imported."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"}
+    done = subprocess.run([sys.executable, "-m", "interrupted"], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "running it again goes on from there" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_the_temporary_files_are_gone(tmp_path: Path) -> None:
     runs = write_run(tmp_path / "runs", pair("e"))
     (tmp_path / "tmp").mkdir()

@@ -95,6 +95,9 @@ def run(command: click.Command, name: str) -> None:
         error.show()
         sys.exit(Exit.USAGE)
     except (click.Abort, KeyboardInterrupt):
+        # `python -m` remembers that the interrupt came inside an exec of text (as dataclasses and named tuples are made
+        # by while something is imported), and would end by the signal. Another exec makes it forget.
+        exec("")
         _stop(STOPPED, Exit.FAILED)
     except RuntimeError as error:
         if str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
