@@ -75,6 +75,7 @@ def grow(folder: Path, sizes: list[int]) -> list[dict[str, Any]]:
             one = measure.alone(__file__, kind, limit if kind == "select" else name, runs)
             row = {"trajectories": n, "messages": m, "what": f"{kind} {name}", "memory_limit": limit}
             row |= {key: round(one[key], 2) for key in ("rows", "seconds", "cpu", "peak_mb", "spilled_mb")}
+            row |= {"duckdb": duckdb.__version__}
             print(*row.values(), flush=True)
             found.append(row)
     return found
@@ -93,7 +94,7 @@ def read() -> list[dict[str, Any]]:
     """docs/growth.csv."""
     with TABLE.open() as file:
         return [
-            {key: value if key in ("what", "memory_limit") else float(value) for key, value in row.items()}
+            {key: value if key in ("what", "memory_limit", "duckdb") else float(value) for key, value in row.items()}
             for row in csv.DictReader(file)
         ]
 
@@ -154,7 +155,7 @@ Up to {largest["trajectories"]:,.0f} trajectories with {largest["messages"]:,.0f
 InterCode-SQL's), everything with `--memory-limit {LIMIT}`: rules alone, all columns of their answers, and `select` end
 to end. Seconds by the clock, and in brackets the processor's (all threads, Python's own start too); the most memory of
 the process, and what was spilled to disk. `power` is that of the size with which the processor's seconds grow, from
-100,000 on: 1 is in proportion.
+100,000 on: 1 is in proportion. (DuckDB {largest["duckdb"]}.)
 {more}
 
 ![Processor seconds and memory against the number of trajectories, both axes logarithmic](growth.svg)
