@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -93,8 +94,15 @@ def column(name: str) -> str:
 
 def said(error: BaseException) -> str:
     """What Spark says, without its plans and Java's stack."""
-    text = str(getattr(error, "java_exception", None) or error)
-    return text.strip().partition("\n")[0].removesuffix(";")
+    java = getattr(error, "java_exception", None)
+    while java is not None and "awaitResult" in str(java.getMessage()) and java.getCause() is not None:
+        java = java.getCause()  # a thread's error: its own message says nothing
+    lines = str(java or error).strip().splitlines() or [""]
+    first = lines[0].removesuffix(";")
+    if first.endswith("Traceback (most recent call last):"):  # a worker's Python: what was raised stands at its end
+        raised = [line for line in lines[1:] if re.match(r"\w+(\.\w+)*(Error|Exception): ", line)]
+        return " ".join([first, *raised[-1:]])
+    return first
 
 
 def _parquet(spark: Any, files: list[str]) -> Any:

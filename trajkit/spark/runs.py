@@ -190,6 +190,11 @@ class SparkRuns:
                     f"{self.path}: Spark: {said(error)}\nRestore that file, or move it out of the runs and "
                     "import or explore again what it held."
                 ) from error
+            if "OutOfMemoryError" in str(error):
+                raise TrajkitError(
+                    f"Spark: {said(error)}\nGive it more memory: spark.driver.memory and spark.executor.memory in "
+                    "spark-defaults.conf below SPARK_CONF_DIR."
+                ) from error
             raise TrajkitError(f"Spark: {said(error)}") from error
 
     def _read(self, table: str) -> None:
@@ -263,7 +268,10 @@ def _session(master: str | None) -> Any:
             raise UsageError(f"--master {master}: this process has a Spark session on {running.sparkContext.master}.")
         return running
     configured = SparkConf()
-    builder = SparkSession.builder.appName("trajkit").master(master or configured.get("spark.master") or "local[*]")
+    master = master or configured.get("spark.master") or "local[*]"
+    if master.startswith("local"):  # Spark's Python is then on this machine: this one, whichever comes first in PATH
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.appName("trajkit").master(master)
     if not configured.contains("spark.ui.showConsoleProgress"):
         builder = builder.config("spark.ui.showConsoleProgress", str(sys.stderr.isatty()).lower())
     if not configured.contains("spark.sql.warehouse.dir"):  # else a folder spark-warehouse appears where one works
