@@ -241,6 +241,20 @@ def test_the_commands_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"], "Spark left something behind"
 
 
+def test_where_spark_runs_here_its_python_is_this_one(tmp_path: Path) -> None:
+    """Whichever Python comes first in PATH: without an activated environment one that has no pyarrow."""
+    runs, one, other = write(SHOP, tmp_path / "runs"), tmp_path / "duckdb.parquet", tmp_path / "spark.parquet"
+    select(runs, one)
+    java = shutil.which("java")
+    assert java is not None
+    env = {name: value for name, value in os.environ.items() if name not in ("PYSPARK_PYTHON", "SPARK_CONF_DIR")}
+    env["PATH"] = os.pathsep.join([str(Path(java).parent), "/usr/bin", "/bin"])
+    call = [sys.executable, "-c", "from trajkit.cli import main; main()", "select", "--input", runs, "--out", other]
+    done = subprocess.run([*call, "--engine=spark", "--master=local[2]"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert filecmp.cmp(one, other, shallow=False)
+
+
 def test_a_worker_that_is_killed_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """The last test: it takes one of the two workers, with what it kept of the answers, away for good."""
     runs = write(SHOP, tmp_path / "runs", layout=5)

@@ -8,6 +8,7 @@ sqlglot = pytest.importorskip("sqlglot", reason="needs sqlglot: pip install 'tra
 
 from trajkit.errors import UsageError  # noqa: E402
 from trajkit.rules import rules  # noqa: E402
+from trajkit.spark.files import said  # noqa: E402
 from trajkit.spark.translate import translate  # noqa: E402
 
 
@@ -41,3 +42,11 @@ def test_what_the_two_dialects_say_differently(sql: str, wanted: str) -> None:
 def test_what_is_no_sql_is_told() -> None:
     with pytest.raises(UsageError, match="cannot be translated for Spark"):
         translate("SELECT FROM WHERE")
+
+
+def test_of_a_workers_python_it_says_what_was_raised() -> None:
+    text = "[PYTHON_EXCEPTION] An exception was thrown from the Python worker: Traceback (most recent call last):\n"
+    text += "  File worker.py, line 1\nModuleNotFoundError: No module named 'pyarrow'\n\n\tat org.apache"
+    assert said(RuntimeError(text)).endswith("(most recent call last): ModuleNotFoundError: No module named 'pyarrow'")
+    assert said(RuntimeError("[PARSE_ERROR] no;\n== SQL ==\nSELECT")) == "[PARSE_ERROR] no"
+    assert said(RuntimeError()) == ""
