@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
@@ -19,7 +20,7 @@ from import_helpers import chat_record, files_below, read_runs, run_import, writ
 
 from trajkit.cli.import_ import command
 from trajkit.errors import BadData, BadRecord, TrajkitError, UsageError
-from trajkit.importers import Options, formats, import_files, load
+from trajkit.importers import Options, _files, formats, import_files, load
 from trajkit.importers._files import Raw, SourceFile, Window, elements, members
 
 
@@ -35,6 +36,12 @@ class Text(SourceFile):
         return iter(self.parts)
 
 
+def read(file: SourceFile, head: int) -> list[Raw]:
+    """Its records, told by the first `head` characters how it is laid out, so that the window has still to move."""
+    with patch.object(_files, "_HEAD", head):
+        return list(elements(file))
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**80), 2**80) | st.floats(allow_nan=False) | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
@@ -47,7 +54,7 @@ sizes = st.integers(1, 40)
 @given(values=st.lists(json_values, max_size=6), indent=layouts, ascii=st.booleans(), size=sizes)
 def test_an_array_gives_its_elements_exactly(values: list[Any], indent: int | None, ascii: bool, size: int) -> None:
     text = json.dumps(values, indent=indent, ensure_ascii=ascii)
-    found = list(elements(Text(text, size=size)))
+    found = read(Text(text, size=size), size)
     assert [raw.exact().value for raw in found] == values and all(raw.error is None for raw in found)
     assert [json.loads(raw.text) for raw in found] == values
     lines = text.split("\n")
@@ -70,12 +77,14 @@ def test_json_lines_and_a_row_of_objects(values: list[Any], size: int) -> None:
     lines = "".join(json.dumps(value, ensure_ascii=False) + "\r\n\n" for value in values)
     lines = lines.rstrip("\n") if size % 2 else lines
     found = list(elements(Text(lines, "f.jsonl", size)))
-    assert [raw.exact().value for raw in found] == values and [raw.line for raw in found] == [
-        1 + 2 * i for i in range(len(values))
-    ]
+    if len(values) == 1 and isinstance(values[0], list):  # a document with an array, whatever the file is called
+        assert [raw.exact().value for raw in found] == values[0]
+    else:
+        assert [raw.exact().value for raw in found] == values
+        assert [raw.line for raw in found] == [1 + 2 * i for i in range(len(values))]
     boxes = [{"v": value} for value in values]
     pretty = "\n".join(json.dumps(box, indent=2) for box in boxes)
-    assert [raw.exact().value for raw in elements(Text(pretty, "f.json", size))] == boxes
+    assert [raw.exact().value for raw in read(Text(pretty, "f.json", size), 50)] == boxes
 
 
 @given(
@@ -85,7 +94,7 @@ def test_json_lines_and_a_row_of_objects(values: list[Any], size: int) -> None:
 def test_a_cut_costs_the_record_it_is_in_and_loses_no_text(values: list[Any], data: st.DataObject) -> None:
     text = json.dumps(values, ensure_ascii=False, indent=data.draw(layouts))
     cut = data.draw(st.integers(1, len(text) - 1))
-    *whole, last = list(elements(Text(text[:cut], size=data.draw(sizes))))
+    *whole, last = read(Text(text[:cut], size=data.draw(sizes)), data.draw(sizes))
     assert [raw.exact().value for raw in whole] == values[: len(whole)] and all(raw.error is None for raw in whole)
     assert last.error is not None and "cut" in last.error and text[:cut].endswith(last.text)
 
@@ -114,7 +123,7 @@ nested = st.recursive(
 
 @given(values=st.lists(st.fixed_dictionaries({"a": nested}), min_size=2, max_size=8), indent=layouts, size=sizes)
 def test_records_that_hold_what_looks_like_their_end(values: list[Any], indent: int | None, size: int) -> None:
-    found = list(elements(Text(json.dumps(values, indent=indent), size=size)))
+    found = read(Text(json.dumps(values, indent=indent), size=size), size)
     assert [(raw.value, raw.error) for raw in found] == [(value, None) for value in values]
     keyed = {str(n): value for n, value in enumerate(values)}
     found = list(members(Window(Text(json.dumps(keyed, indent=indent), size=size)), inner="logs"))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from trajkit.errors import TrajkitError
+from trajkit.importers._files import is_lines
 from trajkit.importers._harvest import Harvest, Span, harvests
 from trajkit.store import Batch
 
@@ -45,7 +46,7 @@ def plan(format: Format, files: Sequence[str]) -> list[Job]:
     jobs: list[Job] = []
     room = 0
     for path, size in zip(files, sizes, strict=True):
-        cuts = [*range(0, size, JOB_BYTES), size] if size > JOB_BYTES and _is_lines(format, path) else [0, size]
+        cuts = [*range(0, size, JOB_BYTES), size] if size > JOB_BYTES and _in_lines(format, path) else [0, size]
         for first, end in pairwise(cuts):
             span = Span(path, (first, end) if len(cuts) > 2 else None, end == size)
             if jobs and end - first <= room:
@@ -150,10 +151,12 @@ def _receive(pipe: IO[bytes]) -> Harvest | None:
     return told._replace(batch=Batch(trajectories, messages, told.batch.lengths, told.batch.sizes))
 
 
-def _is_lines(format: Format, path: str) -> bool:
-    """Whether it is a plain file of JSON lines, as the format reads it."""
-    with Path(path).open("rb") as file:
-        return path.endswith(".jsonl") and "*.jsonl" in format.FILES and file.read(2) != b"\x1f\x8b"
+def _in_lines(format: Format, path: str) -> bool:
+    """Whether it is a plain file of JSON Lines, as the format reads it."""
+    try:
+        return "*.jsonl" in format.FILES and is_lines(path)
+    except OSError:
+        return False  # which is said when it is read
 
 
 def _cores() -> int:
