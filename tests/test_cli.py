@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.shell_completion import BashComplete
 from small_runs import pair, trajkit, write_run
@@ -17,6 +20,7 @@ from small_runs import pair, trajkit, write_run
 from trajkit import __version__
 from trajkit.cli import COMMANDS, cli
 from trajkit.cli.completion import SHELLS
+from trajkit.errors import UsageError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -51,6 +55,46 @@ def test_the_version() -> None:
 def test_a_wrong_call_exits_with_2(args: tuple[str, ...], said: str) -> None:
     result = trajkit(*args)
     assert result.code == 2 and result.out == "" and said in result.err
+
+
+TRAIN = ("loop", "trainer", "study", "score", "results", "reproduction")
+
+
+def all_commands() -> dict[str, click.Command]:
+    """Every command of the toolkit, and of what trains beside it."""
+    found = {name: cli.get_command(click.Context(cli), name) for name in COMMANDS}
+    return {name: one for name, one in found.items() if one} | {
+        f"train.{name}": importlib.import_module(f"train.{name}").command for name in TRAIN
+    }
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"train.{name}" for name in TRAIN)])
+def test_an_option_of_one_value_is_given_once(name: str) -> None:
+    command = all_commands()[name]
+    options = [one for one in command.params if isinstance(one, click.Option) and not (one.multiple or one.is_flag)]
+    assert options or name in ("completion", "validate", "train.reproduction")
+    for option in options:
+        for first, second in {(option.opts[0], other) for other in option.opts}:
+            with pytest.raises(UsageError, match=rf"{re.escape(first)}.* is given twice"):
+                command.make_context(name, [first, "1", f"{second}=2"])
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("select", "--input", "x", "--set", "m=3", "--set", "m=4"),
+        ("select", "--input", "x", "--set", "success-reward=3", "--set", "success_reward=3"),
+        ("select", "--input", "x", "--runs", "y"),
+        ("select", "--input", "x", "--iteration", "1", "--set", "iteration=2"),
+        ("plan", "--runs", "x", "--plan", "initial", "--m", "1", "--set", "m=2"),
+        ("explore", "--runs", "x", "--env", "e:E", "--policy", "p:P", "--iteration", "1", "--env-arg", "a=1",
+         "--env-arg", "a=1"),
+        ("report", "--runs", "x", "--out", "y.html", "--skill", "a=b", "--skill", "a=c"),
+    ],
+)  # fmt: skip
+def test_a_key_of_one_value_is_given_once(args: tuple[str, ...]) -> None:
+    done = trajkit(*args, *(["--dry-run"] if args[0] == "select" else []))
+    assert (done.code, done.out) == (2, "") and ("given twice" in done.err or "both given" in done.err)
 
 
 def test_nothing_heavy_is_imported_until_it_is_needed() -> None:

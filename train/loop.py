@@ -37,6 +37,8 @@ from typing import Any
 import click
 
 from train.settings import Settings, Train, load
+from trajkit.cli import Command
+from trajkit.cli import run as run_command
 from trajkit.engine import Runs
 from trajkit.env import key_values, load_env, load_policy
 from trajkit.errors import TrajkitError, UsageError
@@ -376,7 +378,7 @@ def _say(run: Path, text: str) -> None:
     click.echo(f"[{run.name}] {text}", err=True)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder. Resumable.")
 @click.option(
     "--config",
@@ -394,6 +396,4 @@ def command(out: Path, config: tuple[str, ...], overrides: tuple[str, ...], begi
 
 
 if __name__ == "__main__":
-    from trajkit.cli import run as run_command
-
     run_command(command, "python -m train.loop")

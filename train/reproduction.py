@@ -15,6 +15,8 @@ import click
 
 from train.results import Arms, over_seeds, paired, plot, write_csv
 from train.study import read, slug
+from trajkit.cli import Command
+from trajkit.cli import run as run_command
 from trajkit.engine import Runs
 from trajkit.errors import UsageError
 from trajkit.files import write_whole
@@ -111,7 +113,7 @@ def _difference(a: Path | Sequence[Path], b: Path | Sequence[Path]) -> str:
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("out", type=click.Path(exists=True, path_type=Path))
 def command(out: Path) -> None:
     """Write the tables of finished runs into the two pages, their CSV and pictures beside them."""
@@ -142,6 +144,4 @@ def _write(page: Path, tables: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    from trajkit.cli import run as run_command
-
     run_command(command, "python -m train.reproduction")

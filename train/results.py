@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from trajkit.cli import Command
+from trajkit.cli import run as run_command
 from trajkit.engine import Runs
 from trajkit.errors import BadData, UsageError
 from trajkit.files import write_whole
@@ -465,7 +467,7 @@ def named(texts: Sequence[str]) -> dict[str, Path]:
     return runs
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, cls=Command)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--png", type=click.Path(path_type=Path), help="Write the plot here.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the numbers here.")
@@ -478,6 +480,4 @@ def command(runs: tuple[str, ...], png: Path | None, csv_file: Path | None) -> N
 
 
 if __name__ == "__main__":
-    from trajkit.cli import run as run_command
-
     run_command(command, "python -m train.results")

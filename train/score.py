@@ -25,6 +25,7 @@ from train.backends import autocast, load
 from train.objectives import Values, predictions
 from train.packing import pack
 from train.settings import Train
+from trajkit.cli import Command, run
 from trajkit.engine import Runs
 from trajkit.env import key_values
 from trajkit.errors import BadData, UsageError
@@ -174,7 +175,7 @@ def _trained_with(model: Path) -> Train:
     return Train(context=longest or Train.context)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--runs", required=True, type=click.Path(exists=True, path_type=Path), help="The folder of runs.")
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="The reward model's folder.")
 @click.option("--iteration", required=True, type=click.IntRange(0), help="Whose policy rollouts are scored.")
@@ -191,6 +192,4 @@ def command(runs: Path, model: Path, iteration: int, settings: tuple[str, ...]) 
 
 
 if __name__ == "__main__":
-    from trajkit.cli import run
-
     run(command, "python -m train.score")

@@ -170,11 +170,15 @@ def load(sources: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> S
     table: dict[str, Any] = {}
     for source in sources:
         _merge(table, _read(source))
+    given: set[str] = set()
     for override in overrides:
         key, equals, text = override.partition("=")
         *sections, last = key.strip().split(".")  # explore.env_args.seed=3 has two
         if not (equals and sections and all((*sections, last))):
             raise UsageError(f"--set {override}: it is section.key=value, for instance train.lr=1e-4.")
+        if key.strip() in given:
+            raise UsageError(f"--set {key.strip()} is given twice: say it once, for it has one value.")
+        given.add(key.strip())
         value: Any = {last: _value(text.strip())}
         for section in reversed(sections):
             value = {section: value}

@@ -25,6 +25,8 @@ import click
 
 from train.loop import MANIFEST, differs_before_theta_0
 from train.settings import load
+from trajkit.cli import Command
+from trajkit.cli import run as run_command
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.progress import bar
 
@@ -129,7 +131,7 @@ def _run(study: Study, name: str, seed: int, folder: Path, begin: Path | None) -
         return subprocess.run(command, stdout=log, stderr=log, env=given).returncode
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the runs. Resumable.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1), help="Processes at once.")
@@ -146,6 +148,4 @@ def command(study: Path, out: Path, jobs: int, png: Path | None, csv: Path | Non
 
 
 if __name__ == "__main__":
-    from trajkit.cli import run as run_command
-
     run_command(command, "python -m train.study")

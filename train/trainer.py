@@ -32,6 +32,7 @@ from train.objectives import Pairs, objective
 from train.packing import order, pack, share, steps_of
 from train.settings import Train
 from train.settings import load as load_settings
+from trajkit.cli import Command, run
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.examples import fingerprint, kind
 from trajkit.files import write_whole
@@ -296,7 +297,7 @@ def _check_same(out: Path, told: dict[str, Any]) -> None:
         )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="What `trajkit select` wrote.")
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="The model's folder.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the new model. Resumable.")
@@ -320,6 +321,4 @@ def command(data: Path, model: Path, out: Path, config: tuple[str, ...], overrid
 
 
 if __name__ == "__main__":
-    from trajkit.cli import run
-
     run(command, "python -m train.trainer")

@@ -234,8 +234,8 @@ class Runs:
             yield from cursor.sql(self.compose(query)).to_arrow_reader(rows)
 
     def write(self, query: str, file: Path, form: str) -> None:
-        """Write the answer to any SQL over the views to a file: `form` is csv, json or parquet."""
-        self.rows(f"COPY (\n{query}\n) TO {quoted(str(file))} (FORMAT {form})")
+        """Write the answer to any SQL over the views into `file`: `form` is csv, json or parquet."""
+        self.rows(f"COPY (\n{query}\n) TO {quoted(str(file))} (FORMAT {form}, USE_TMP_FILE false)")
 
     def rule(self, name: str) -> pl.DataFrame:
         """A table, rule, plan or method by its name, as a Polars frame with its rows in a total order."""

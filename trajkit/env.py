@@ -149,6 +149,8 @@ def key_values(pairs: Iterable[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
             raise UsageError(f"{pair!r} is no key=value. Write for instance products=200.")
+        if key in found:
+            raise UsageError(f"{key}= is given twice: say it once, for it has one value.")
         try:
             found[key] = json.loads(text)
         except ValueError:

@@ -6,14 +6,25 @@ import glob
 import os
 import shutil
 import socket
+import stat
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from trajkit.errors import TrajkitError
-from trajkit.object_store import Location, Url
+from trajkit.errors import TrajkitError, UsageError
+from trajkit.object_store import Location, Unreachable, Url
+
+STDOUT = Path("-")
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def hidden(path: Path) -> Path:
@@ -51,24 +62,87 @@ def abandoned(owner: str) -> bool:
     return False
 
 
+def regular(path: Path) -> tuple[Path, int | None]:
+    """The regular file that `path` names, links followed, with its permissions; None where there is no file yet.
+
+    Raises UsageError where something else is there: a folder, a named pipe, a socket, a device, a link to itself.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return Path(os.path.realpath(path)), None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}. Name another place.") from error
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+        raise UsageError(f"{path}: that is {kind}. Name a regular file, or a place where there is none yet.")
+    return Path(os.path.realpath(path)), stat.S_IMODE(mode)
+
+
+def check_out(out: Location, suffixes: Collection[str], runs: Location | None = None) -> None:
+    """Raise UsageError where no file `out` can be written, or it would not be what its name says.
+
+    `suffixes` are what the name may end in, the first being the usual one; a name without a suffix is taken too. With
+    `runs`, `out` must not lie inside of it.
+    """
+    example = f"out{next(iter(suffixes))}"
+    if out == STDOUT:
+        if sys.stdout.isatty():
+            raise UsageError(f"--out -: stdout is a terminal. Pipe it on, or name a file, for instance {example}.")
+        return
+    suffix = Path(out.name).suffix.lower()
+    if suffix and suffix not in suffixes:
+        raise UsageError(f"--out {out}: what is written is no {suffix} file; end the name in {' or '.join(suffixes)}.")
+    if isinstance(out, Url):
+        if isinstance(runs, Url) and out.is_relative_to(runs):
+            raise UsageError(f"--out {out}: that lies inside the runs that are read. Name a place outside of them.")
+        with suppress(Unreachable):  # who may write need not be allowed to ask
+            if not out.bucket.exists():
+                raise UsageError(f"--out {out}: there is no bucket {out.bucket}. Make it first.")
+        return
+    if out.is_dir():
+        raise UsageError(f"--out {out}: that is a folder; name a file, for instance {out / example}.")
+    try:
+        goal, _ = regular(out)
+    except UsageError as error:
+        raise UsageError(f"--out {error}") from None
+    if not goal.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {goal.parent}. Make it first (mkdir -p {goal.parent}).")
+    if isinstance(runs, Path) and runs.is_dir() and goal.is_relative_to(runs.resolve()):
+        raise UsageError(
+            f"--out {out}: that lies inside the runs that are read ({runs}). Name a place outside of them."
+        )
+    if not os.access(goal.parent, os.W_OK):
+        raise UsageError(f"--out {out}: the folder {goal.parent} cannot be written to. Name another place.")
+
+
 @contextmanager
 def whole(path: Location) -> Iterator[BinaryIO]:
     """A file to write into, under a hidden name; at the end it is brought to the disk and renamed to `path`.
 
-    What goes to a URL is written into a temporary file here and uploaded at the end.
+    A link is followed, and a file that is replaced keeps its permissions. What goes to a URL or to `STDOUT` is written
+    into a temporary file here, and uploaded or copied at the end.
 
-    Where the block is left by an exception nothing is left of it. Raises TrajkitError where it cannot be written; what
-    was there before is then untouched.
+    Where the block is left by an exception nothing is left of it. Raises TrajkitError where it cannot be written, and
+    UsageError as `regular` does; what was there before is then untouched.
     """
-    if isinstance(path, Url):
+    if isinstance(path, Url) or path == STDOUT:
         with tempfile.NamedTemporaryFile(prefix="trajkit-") as here:
             yield cast(BinaryIO, here.file)
             here.flush()
-            path.upload(Path(here.name))
+            if isinstance(path, Url):
+                path.upload(Path(here.name))
+            else:
+                here.seek(0)
+                shutil.copyfileobj(here, sys.stdout.buffer)
+                sys.stdout.flush()
         return
+    path, permissions = regular(path)
     unfinished = hidden(path)
     try:
         with unfinished.open("wb") as file:
+            if permissions is not None:
+                os.fchmod(file.fileno(), permissions)
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -12,9 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trajkit
@@ -22,8 +20,8 @@ from trajkit.assemble import schema, tables
 from trajkit.checks import refuse_input
 from trajkit.engine import first_line, opened
 from trajkit.errors import BadData, UsageError
-from trajkit.files import whole
-from trajkit.object_store import Location, Unreachable, Url, locate
+from trajkit.files import check_out, whole
+from trajkit.object_store import Location, locate
 from trajkit.progress import bar
 from trajkit.rules import SHARED, Rule, closure, rules
 from trajkit.rules import method as find_method
@@ -202,7 +200,7 @@ def select(
     """
     rule = find_method(method)
     if out is not None:
-        check_out(locate(runs), locate(out))
+        check_out(locate(out), (".parquet",), locate(runs))
     with opened(runs, params, engine=engine, master=master, memory_limit=memory_limit, threads=threads) as folder:
         if not folder.files["trajectories"]:
             raise UsageError(
@@ -230,27 +228,6 @@ def selected(runs: AnyRuns, method: str = "eef") -> pl.DataFrame:
     frame = pl.from_arrow(pa.concat_tables(parts) if parts else schema(writes).empty_table())
     assert isinstance(frame, pl.DataFrame)
     return frame
-
-
-def check_out(runs: Location, out: Location, example: str = "sft.parquet") -> None:
-    """Raise UsageError where no file `out` can be written, or it would lie inside the runs."""
-    if isinstance(out, Url):
-        if isinstance(runs, Url) and out.is_relative_to(runs):
-            raise UsageError(f"--out {out}: that lies inside the runs that are read. Name a place outside of them.")
-        with suppress(Unreachable):  # who may write need not be allowed to ask
-            if not out.bucket.exists():
-                raise UsageError(f"--out {out}: there is no bucket {out.bucket}. Make it first.")
-        return
-    if out.is_dir():
-        raise UsageError(f"--out {out}: that is a folder; name a file, for instance {out / example}.")
-    if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it first (mkdir -p {out.parent}).")
-    if isinstance(runs, Path) and runs.is_dir() and out.resolve().is_relative_to(runs.resolve()):
-        raise UsageError(
-            f"--out {out}: that lies inside the runs that are read ({runs}). Name a place outside of them."
-        )
-    if not os.access(out.parent, os.W_OK):
-        raise UsageError(f"--out {out}: the folder {out.parent} cannot be written to. Name another place.")
 
 
 def choose(runs: AnyRuns, rule: Rule) -> Summary:

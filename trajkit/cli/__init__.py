@@ -33,6 +33,21 @@ STOPPED = "stopped; what was written so far is whole, and running it again goes 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+class Command(click.Command):
+    """A command that takes each option of one value once, and whose stdout holds one thing."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option in self.params:
+            once = isinstance(option, click.Option) and not (option.multiple or option.is_flag or option.count)
+            if once and sum(other is option for other in given) > 1:
+                raise UsageError(f"{' or '.join(option.opts)} is given twice: say it once, for it has one value.")
+        rest = super().parse_args(ctx, args)
+        if ctx.params.get("out") == "-" and ctx.params.get("as_json"):
+            raise UsageError("--json prints the summary on stdout, to which --out - writes. Name a file.")
+        return rest
+
+
 class _Commands(click.Group):
     """Commands by name, each imported only when it is needed, so that --help is instant."""
 
@@ -199,7 +214,10 @@ def key_values(flag: str, pairs: tuple[str, ...]) -> dict[str, str]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise UsageError(f"{flag} {pair}: it is written {flag} key=value.")
-        values[key.strip().replace("-", "_")] = value.strip()
+        key = key.strip().replace("-", "_")
+        if key in values:
+            raise UsageError(f"{flag} {key} is given twice: say it once, for it has one value.")
+        values[key] = value.strip()
     return values
 
 
@@ -217,4 +235,6 @@ def rule_params(settings: tuple[str, ...], own_method: bool = False, **flags: An
                 f"--set {name}: there is no such parameter{did_you_mean(name, param_names())} "
                 f"Parameters: {', '.join(param_names())}."
             )
+        if flags.get(name) is not None:
+            raise UsageError(f"--{name} and --set {name} are both given: say it once, for it has one value.")
     return params | {name: value for name, value in flags.items() if value is not None}

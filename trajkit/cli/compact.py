@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import json_option, memory_option, print_json
+from trajkit.cli import Command, json_option, memory_option, print_json
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("runs", type=click.Path())
 @click.option("--dry-run", is_flag=True, help="Write and remove nothing; say what would become of what.")
 @memory_option()

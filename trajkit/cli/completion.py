@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from trajkit.cli import Command
+
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("shell", type=click.Choice(SHELLS))
 def command(shell: str) -> None:
     """Print the script that makes SHELL complete commands, flags, methods, plans and formats.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import completing, memory_option, method_names, rule_params, runs_option, set_option
+from trajkit.cli import Command, completing, memory_option, method_names, rule_params, runs_option, set_option
 
 
-@click.command("explain")
+@click.command("explain", cls=Command)
 @click.option("--task", metavar="T", help="The task to explain.")
 @runs_option()
 @click.option(

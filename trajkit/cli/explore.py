@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from trajkit.cli import completing, json_option, plan_names, print_json, rule_params, set_option
+from trajkit.cli import Command, completing, json_option, plan_names, print_json, rule_params, set_option
 from trajkit.errors import UsageError
 
 
-@click.command("explore")
+@click.command("explore", cls=Command)
 @click.option("--runs", required=True, type=click.Path(), help="Folder of runs to read and to add to.")
 @click.option("--env", "env_name", required=True, metavar="MODULE:ATTR", help="Environment, e.g. envs.webshop:WebShop.")
 @click.option("--env-arg", multiple=True, metavar="KEY=VALUE", help="An argument of the environment. Repeatable.")

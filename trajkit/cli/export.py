@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import completing, json_option, print_json
+from trajkit.cli import Command, completing, json_option, print_json
 
 
 def _formats() -> list[str]:
@@ -13,7 +13,7 @@ def _formats() -> list[str]:
     return formats()
 
 
-@click.command(no_args_is_help=True)
+@click.command(no_args_is_help=True, cls=Command)
 @click.argument("source", metavar="SELECTED", type=click.Path())
 @click.option(
     "--to",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import completing, json_option, print_json
+from trajkit.cli import Command, completing, json_option, print_json
 
 
 def _formats() -> list[str]:
@@ -13,7 +13,7 @@ def _formats() -> list[str]:
     return list(formats())
 
 
-@click.command("import", no_args_is_help=True)
+@click.command("import", no_args_is_help=True, cls=Command)
 @click.argument("format", metavar="FORMAT", shell_complete=completing(_formats))
 @click.argument("paths", metavar="PATH...", nargs=-1)
 @click.option("--runs", required=True, type=click.Path(), help="Folder of runs to import into.")

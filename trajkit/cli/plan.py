@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import completing, engine_options, plan_names, rule_params, runs_option, set_option
+from trajkit.cli import Command, completing, engine_options, plan_names, rule_params, runs_option, set_option
 from trajkit.cli.sql import FORMATS, print_rows
 
 
-@click.command()
+@click.command(cls=Command)
 @runs_option()
 @click.option(
     "--plan",

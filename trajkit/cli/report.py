@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from trajkit.cli import (
+    Command,
     completing,
     json_option,
     memory_option,
@@ -16,7 +17,7 @@ from trajkit.cli import (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @runs_option("The folder of runs to report on.")
 @click.option("--out", required=True, type=click.Path(), metavar="FILE", help="The HTML file to write.")
 @click.option(
@@ -71,6 +72,8 @@ def command(
         name, equals, pattern = skill.partition("=")
         if not equals or not name or not pattern:
             raise UsageError(f"--skill {skill}: it is written --skill NAME=REGEX.")
+        if name in patterns:
+            raise UsageError(f"--skill {name} is given twice: say it once, for it has one value.")
         patterns[name] = pattern
     params = rule_params(settings, own_method=any(name.endswith(".sql") for name in methods), iteration=iteration)
     written = report(runs, out, methods, patterns, params, memory_limit=memory_limit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from trajkit.cli import (
+    Command,
     completing,
     engine_options,
     json_option,
@@ -17,7 +18,7 @@ from trajkit.cli import (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @runs_option("The folder of runs to choose from.")
 @click.option("--out", type=click.Path(), metavar="FILE", help="The Parquet file to write. Not needed with --dry-run.")
 @click.option(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from trajkit.cli import rule_params, set_option
+from trajkit.cli import Command, rule_params, set_option
 from trajkit.errors import UsageError
 
 
-@click.command("show")
+@click.command("show", cls=Command)
 @click.argument("what", metavar="[ID | FILE.parquet]", required=False)
 @click.option("--task", metavar="T", help="Show the expert trajectories of this task.")
 @click.option("--runs", "--input", type=click.Path(), metavar="FOLDER", help="Folder of runs to read.")

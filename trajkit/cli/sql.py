@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trajkit.cli import engine_options, memory_option, rule_params, runs_option, set_option
+from trajkit.cli import Command, engine_options, memory_option, rule_params, runs_option, set_option
 
 if TYPE_CHECKING:
     from trajkit.engine import AnyRuns, Runs
 
 FORMATS = ("table", "csv", "json", "parquet")
+SUFFIXES = {"csv": (".csv",), "json": (".json", ".jsonl", ".ndjson"), "parquet": (".parquet",)}
 TABLE_ROWS = 50
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("query", required=False)
 @runs_option()
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
@@ -88,42 +89,27 @@ def _documented(runs: Runs, query: str) -> str:
 
 def print_rows(runs: AnyRuns, query: str, form: str, out: str | None = None) -> None:
     """Write the answer to `query` to stdout, or to the file `out`, which appears whole or not at all."""
-    from trajkit.errors import TrajkitError, UsageError
-    from trajkit.files import hidden
-    from trajkit.object_store import Url, locate
+    from trajkit.errors import UsageError
+    from trajkit.files import STDOUT, check_out, whole
+    from trajkit.object_store import locate
     from trajkit.rules import one_statement
 
     query = one_statement(query)
-    if form == "table" and out is None:
+    goal = STDOUT if out is None else locate(out)
+    if form == "table" and goal == STDOUT:
         click.echo(_table(runs, query))
         return
     if form == "parquet" and out is None and sys.stdout.isatty():
         raise UsageError("--format parquet is not for a terminal: name a file with --out, or pipe it on.")
     if form == "table":
-        form = Path(out or "").suffix.removeprefix(".")
-        if form not in FORMATS[1:]:
+        suffix = Path(goal.name).suffix.lower()
+        form = next((form for form, suffixes in SUFFIXES.items() if suffix in suffixes), form)
+        if form == "table":
             raise UsageError(f"--out {out}: its name ends in .csv, .json or .parquet, or --format says which it is.")
-    goal = locate(out) if out else None
-    target = goal if isinstance(goal, Path) else Path(runs.temporary, "answer")
-    if target.is_dir() or not target.parent.is_dir():
-        raise UsageError(f"--out {out}: a file in a folder that is there is needed.")
-    unfinished = hidden(target)
-    try:
-        runs.write(query, unfinished, form)
-        if isinstance(goal, Url):
-            goal.upload(unfinished)
-        elif out:
-            unfinished.replace(target)
-        else:
-            with unfinished.open("rb") as answer:
-                shutil.copyfileobj(answer, sys.stdout.buffer)
-                sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has read enough
-        raise
-    except OSError as error:
-        raise TrajkitError(f"{target}: cannot be written ({error.strerror}).") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    if out is not None:
+        check_out(goal, SUFFIXES[form])
+    with whole(goal) as file:
+        runs.write(query, Path(file.name), form)
 
 
 def _table(runs: AnyRuns, query: str) -> str:

@@ -6,10 +6,10 @@ from collections import Counter
 
 import click
 
-from trajkit.cli import json_option, print_json
+from trajkit.cli import Command, json_option, print_json
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("runs", type=click.Path())
 @json_option()
 def command(runs: str, as_json: bool) -> None:

@@ -39,6 +39,7 @@ from trajkit.errors import BadData, UsageError
 from trajkit.examples import KINDS, Selected, selected
 from trajkit.exporters import _files
 from trajkit.exporters._rows import Row, Unfit, actions, check_text, row
+from trajkit.files import STDOUT, check_out
 from trajkit.object_store import here
 from trajkit.rules import did_you_mean
 from trajkit.terminal import clean
@@ -146,7 +147,7 @@ def export(
         summary = Summary(file.kind, file.method, format.TRAINER)
         format.folder(file, out, options.license, summary)
         return summary
-    _check_file(format, source, out, options)
+    suffix = _check_file(format, source, out, options)
     file = selected(source)
     made = _maker(format, to, file, options)
     summary = Summary(file.kind, file.method, format.TRAINER)
@@ -158,7 +159,7 @@ def export(
     else:
         rows = _turned(file, turn, made == "action", summary)
     schema = format.schema() if made == "example" and hasattr(format, "schema") else None
-    _files.write(out, rows, schema, summary)
+    _files.write(out, suffix, rows, schema, summary)
     if hasattr(format, "beside"):
         summary.beside = format.beside(out, made)
     return summary
@@ -186,20 +187,23 @@ def _having(function: str) -> list[str]:
     return [name for name in formats() if hasattr(load(name), function)]
 
 
-def _check_file(format: Any, source: Path, out: Path, options: Options) -> None:
+def _check_file(format: Any, source: Path, out: Path, options: Options) -> str:
+    """Refuse an `out` that the format cannot have. Returns the suffix that says what is written."""
     files = getattr(format, "FILES", (".jsonl", ".json"))
     if options.tokenizer is not None and ".parquet" not in files:
         files = (".parquet", *files)
-    for_instance = f"out{files[0]}"
-    if out.is_dir():
-        raise UsageError(f"--out {out}: that is a folder; name a file, for instance {out / for_instance}.")
-    if out.exists() and source.exists() and out.samefile(source):
-        raise UsageError(f"--out {out}: that is the file that is read. Name another one, for instance {for_instance}.")
-    if out.suffix not in files:
+    if out.is_file() and source.exists() and out.samefile(source):
+        raise UsageError(f"--out {out}: that is the file that is read. Name another one, for instance out{files[0]}.")
+    check_out(out, files)
+    if out == STDOUT:
+        if hasattr(format, "beside"):
+            raise UsageError(f"--out -: {format.TRAINER} needs more than one file. Name the file to write.")
+        return str(files[0])
+    if not out.suffix:
         raise UsageError(f"--out {out}: trainers tell the format by the name; end it in {' or '.join(files)}.")
     if out.name == getattr(format, "INFO", None):
         raise UsageError(f"--out {out}: {format.TRAINER} looks its datasets up in a file of that name. Take another.")
-    _files.check_parent(out)
+    return out.suffix.lower()
 
 
 def _maker(format: Any, to: str, file: Selected, options: Options) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from trajkit.errors import UsageError
 from trajkit.exporters._rows import Row
-from trajkit.files import whole
+from trajkit.files import STDOUT, whole
 from trajkit.progress import bar
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def check_parent(out: Path) -> None:
 
 def check_folder(out: Path) -> None:
     """Raise UsageError where a folder cannot be made."""
+    if out == STDOUT:
+        raise UsageError("--out -: what is written is a folder. Name it.")
     if out.exists() or out.is_symlink():
         raise UsageError(
             f"--out {out}: there is something of that name already. Name a new folder, or remove it first."
@@ -41,14 +43,14 @@ def check_folder(out: Path) -> None:
     check_parent(out)
 
 
-def write(out: Path, rows: Iterator[Row], schema: Any, summary: Summary) -> None:
-    """Write the rows to a whole file; with no row at all, refuse and leave nothing.
+def write(out: Path, suffix: str, rows: Iterator[Row], schema: Any, summary: Summary) -> None:
+    """Write the rows to a whole file, as `suffix` says; with no row at all, refuse and leave nothing.
 
     `schema` is a Parquet file's; None: all columns are lists of integers.
     """
     counted = _counted(rows, summary)
     with whole(out) as file:
-        if out.suffix == ".parquet":
+        if suffix == ".parquet":
             _write_parquet(file, counted, schema)
         else:
             file.writelines(map(line, counted))

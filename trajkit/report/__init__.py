@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 import trajkit
 from trajkit.engine import Runs
 from trajkit.errors import UsageError
-from trajkit.files import whole
+from trajkit.files import check_out, whole
 from trajkit.object_store import Location, absolute, locate
 from trajkit.report.tasks import choose_cut, index, keep_answer, lay_out, pack
 from trajkit.rules import method as find_method
-from trajkit.select import Summary, check_out, choose
+from trajkit.select import Summary, choose
 from trajkit.terminal import clean
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def report(
 
     path = locate(out)
     rules = [find_method(name) for name in methods]
-    check_out(locate(runs), path, "report.html")
+    check_out(path, (".html", ".htm"), locate(runs))
     with Runs(runs, params, memory_limit=memory_limit) as opened:
         if not opened.files["trajectories"]:
             raise UsageError(

@@ -115,12 +115,12 @@ class SparkRuns:
         return frame
 
     def write(self, query: str, file: Path, form: str) -> None:
-        """Write the answer to any SQL over the views to a file: `form` is csv, json or parquet."""
+        """Write the answer to any SQL over the views into `file`: `form` is csv, json or parquet."""
         import duckdb
 
         with duckdb.connect() as con:
             con.register("answer", self.table(query))
-            con.execute(f"COPY answer TO {quoted(str(file))} (FORMAT {form})")
+            con.execute(f"COPY answer TO {quoted(str(file))} (FORMAT {form}, USE_TMP_FILE false)")
 
     def rule(self, name: str) -> pl.DataFrame:
         """A table, rule, plan or method by its name, as a Polars frame with its rows in a total order."""
