@@ -58,7 +58,8 @@ def command(
     aside in the run's rejected.jsonl, with file, line, reason and its own text.
     """
     from trajkit.errors import UsageError
-    from trajkit.importers import REJECTED, Options, import_files, load, run_folder
+    from trajkit.importers import Options, import_files, load, run_folder
+    from trajkit.terminal import clean
 
     named = {flag.removesuffix("_field").replace("_", "-"): path for flag, path in fields.items() if path}
     known = getattr(load(format), "FIELDS", {})
@@ -66,10 +67,14 @@ def command(
         if name not in known:
             raise UsageError(f"--{name}-field: {format} files have their fields at fixed places. Leave it out.")
     options = Options(role=role, actor=actor, env=env, iteration=iteration, split=split, fields=named)
-    counts = import_files(format, paths, runs, options, strict=strict, say=lambda line: click.echo(line, err=True))
+
+    def say(line: str) -> None:
+        click.echo(clean(line), err=True)
+
+    counts = import_files(format, paths, runs, options, strict=strict, say=say)
     run = run_folder(runs, format, options)
     if as_json:
-        print_json(vars(counts) | {"run": run, "rejected": run / REJECTED if counts.set_aside else None})
+        print_json(vars(counts) | {"run": run})
         return
     click.echo(f"{counts.read:,} records read from {counts.files:,} file{'s' * (counts.files != 1)}", err=True)
     outcome = f" ({counts.no_outcome:,} without an outcome)" if counts.no_outcome else ""
@@ -79,6 +84,6 @@ def command(
     if counts.duplicates:
         click.echo(f"{counts.duplicates:,} duplicates of others in this import", err=True)
     if total := sum(counts.set_aside.values()):
-        click.echo(f"{total:,} set aside in {run / REJECTED}:", err=True)
+        click.echo(f"{total:,} set aside in {counts.rejected}:", err=True)
         for reason, n in counts.set_aside.most_common():
-            click.echo(f"  {n:,}  {reason}", err=True)
+            say(f"  {n:,}  {reason}")

@@ -15,32 +15,30 @@ setting aside, writing each trajectory once.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
-import json
 import os
 import pkgutil
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from trajkit.errors import BadData, TrajkitError, UsageError
-from trajkit.files import hidden
 from trajkit.importers import _processes
+from trajkit.importers._advice import Keys
 from trajkit.importers._files import Raw, SourceFile
 from trajkit.importers._harvest import Harvest, Reject, Share, harvests
-from trajkit.object_store import Location, Url, locate
+from trajkit.importers._paths import find
+from trajkit.importers._rejected import Rejected, where
+from trajkit.object_store import Location, locate
 from trajkit.records import Record
 from trajkit.store import RunWriter, existing_ids
 
-REJECTED = "rejected.jsonl"
+_KINDS = 1000  # of reasons that are counted each
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Format(Protocol):
 
 @dataclass
 class Counts:
-    """What became of the records of an import."""
+    """What became of the records of an import. `rejected`: where those that were set aside lie; None without any."""
 
     files: int = 0
     read: int = 0
@@ -83,6 +81,7 @@ class Counts:
     already: int = 0
     duplicates: int = 0
     set_aside: Counter[str] = field(default_factory=Counter)
+    rejected: Location | None = None
 
 
 @cache
@@ -133,11 +132,11 @@ def import_files(
     """
     name = name.replace("_", "-")
     format = load(name)
-    files = _find(format, name, paths, Path(runs))
+    files = find(name, format.FILES, paths, Path(runs))
     run = run_folder(runs, name, options)
     there = existing_ids(runs)
     counts = Counts()
-    rejected = _Rejected(run)
+    rejected = Rejected(run)
     jobs = _processes.plan(format, files)
     try:
         with _bar(files) as bar, RunWriter(run, known=there, behind=True) as writer:
@@ -150,15 +149,23 @@ def import_files(
                 bar.update(harvest.n_bytes)
                 intake.take(harvest)
         rejected.close()
+    except BaseException:
+        if not strict:
+            with suppress(TrajkitError):
+                rejected.close()
+        raise
     finally:
         rejected.discard()
         if isinstance(run, Path):
             with suppress(OSError):  # only where nothing was written
                 run.rmdir()
+    intake.advise({**getattr(format, "FIELDS", {}), **options.fields})
+    if counts.set_aside:
+        counts.rejected = rejected.path
     if counts.set_aside and not counts.imported + counts.already + counts.duplicates:
         raise BadData(
             f"nothing could be imported: all {sum(counts.set_aside.values()):,} records were set aside in "
-            f"{run / REJECTED}. The first reason: {rejected.first}"
+            f"{rejected.path}. The first reason: {rejected.first}"
         )
     return counts
 
@@ -170,9 +177,12 @@ class _Intake:
     strict: bool
     writer: RunWriter
     there: set[str]
-    rejected: _Rejected
+    rejected: Rejected
     counts: Counts
     say: Callable[[str], object]
+    _keys: Keys = field(default_factory=Keys)
+    _empty: list[str] = field(default_factory=list)
+    _foreign: list[tuple[str, str]] = field(default_factory=list)
     _file: _OneFile = field(default_factory=lambda: _OneFile())
 
     def take(self, harvest: Harvest) -> None:
@@ -192,15 +202,18 @@ class _Intake:
 
     def _take_share(self, share: Share) -> None:
         path, counts, file = share.span.path, self.counts, self._file
-        self.rejected.start(path)
         counts.read += share.read
+        self._keys.add(share.keys)
         for reject in share.rejects:
             reject = file.numbered(reject)
             if self.strict:
                 way_out = "Mend it, or leave out --strict to set it aside."
-                raise BadData(f"{path}: {_where(reject)}: {reject.reason}. {way_out}")
+                raise BadData(f"{path}: {where(reject)}: {reject.reason}. {way_out}")
             self.rejected.add(path, reject)
-            counts.set_aside[_kind(reject.reason)] += 1
+            kind = _kind(reject.reason)
+            counts.set_aside[
+                kind if kind in counts.set_aside or len(counts.set_aside) < _KINDS else "other reasons"
+            ] += 1
         if share.failure is not None:
             raise TrajkitError(
                 f"{path}: cannot be read ({share.failure}). Mend that and run the command again: "
@@ -209,11 +222,24 @@ class _Intake:
         file.count(share)
         if share.ended and share.span.last:
             counts.files += 1
+            self.rejected.finish(path)
             if not file.good and not file.bad:
-                self.say(f"{path}: no records in it")
-            elif not file.good:
-                self.say(f"{path}: every record was set aside: is it another format?{file.looks_like or ''}")
+                self._empty.append(path)
+            elif not file.good and file.foreign is not None:
+                self._foreign.append((path, file.foreign))
             self._file = _OneFile()
+
+    def advise(self, fields: Mapping[str, str]) -> None:
+        """Say what the user may have meant otherwise, each thing once."""
+        if self._empty:
+            self.say(f"{_and_more(self._empty)}: no records in it")
+        if self._foreign:
+            hint = next((hint for _, hint in self._foreign if hint), "")
+            files = _and_more([path for path, _ in self._foreign])
+            self.say(f"{files}: every record was set aside: is it another format?{hint}")
+        if self._keys.n:
+            for line in self._keys.advice(fields):
+                self.say(line)
 
 
 @dataclass
@@ -224,15 +250,15 @@ class _OneFile:
     bad: int = 0
     lines: int = 0
     records: int = 0
-    looks_like: str | None = None
+    foreign: str | None = None
     _in_span: int = 0
 
     def count(self, share: Share) -> None:
+        if not self.good and not self.bad:
+            self.foreign = share.foreign
         self.good += share.good
         self.bad += len(share.rejects)
         self._in_span += share.read
-        if self.looks_like is None:
-            self.looks_like = share.looks_like
         if share.ended:
             self.lines += share.n_lines
             self.records += self._in_span
@@ -244,37 +270,8 @@ class _OneFile:
         return reject._replace(line=reject.line + self.lines, key=key)
 
 
-def _find(format: Format, name: str, paths: Sequence[str], runs: Path) -> list[str]:
-    """The files to read, in order: each path itself, or those in the folder that the format's FILES name."""
-    if not paths:
-        raise UsageError(f"nothing to import: give files or folders, e.g. `trajkit import {name} logs/`.")
-    found: list[str] = []
-    for path in paths:
-        if path == "-" or Path(path).is_file():
-            found.append(path)
-        elif not Path(path).is_dir():
-            if Path(path).exists():  # a pipe, as in <(zcat ...)
-                found.append(path)
-                continue
-            raise UsageError(f"{path}: there is no such file or folder.")
-        else:
-            inside = list(_walk(path, format.FILES, runs.resolve()))
-            if not inside:
-                names = " or ".join(format.FILES)
-                raise UsageError(f"{path}: {name} looks for {names} and there is none. Name the files themselves.")
-            found += inside
-    return list(dict.fromkeys(found))
-
-
-def _walk(folder: str, patterns: tuple[str, ...], runs: Path) -> Iterator[str]:
-    def unreadable(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: cannot be read ({error.strerror}).")
-
-    for root, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and Path(root, f).resolve() != runs)
-        for name in sorted(names):
-            if any(fnmatch(name.removesuffix(".gz"), pattern) for pattern in patterns):
-                yield str(Path(root, name))
+def _and_more(paths: list[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more files"
 
 
 def _bar(files: Sequence[str]) -> Any:
@@ -284,10 +281,6 @@ def _bar(files: Sequence[str]) -> Any:
     return bar(desc="import", total=total or None, unit="B", unit_scale=True)
 
 
-def _where(raw: Reject) -> str:
-    return f"line {raw.line}" + (f", record {raw.key}" if raw.key else "")
-
-
 def _kind(reason: str) -> str:
     """The reason without this record's own values, for counting."""
     return re.sub(r"(?<![\w-])\d+\b", "N", reason.partition(": ")[0])
@@ -295,88 +288,3 @@ def _kind(reason: str) -> str:
 
 def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
-
-
-class _Rejected:
-    """A run's `rejected.jsonl`, written anew beside the old one and then put in its place.
-
-    What the old one says of files that are read now is dropped, the rest is kept. stdin is no file
-    that can be read again, so its lines stay; none is written twice.
-    """
-
-    def __init__(self, run: Location) -> None:
-        self.path = run / REJECTED
-        self.first = ""
-        # what is to be uploaded is written on this machine
-        self._hidden = hidden((Path(tempfile.gettempdir()) if isinstance(run, Url) else run) / REJECTED)
-        self._files: set[str] = set()
-        self._new: Any = None
-
-    def start(self, path: str) -> None:
-        if path != "-":
-            self._files.add(str(Path(path).absolute()))
-
-    def add(self, path: str, raw: Reject) -> None:
-        self.first = self.first or f"{path}: {_where(raw)}: {raw.reason}"
-        line = {
-            "file": "-" if path == "-" else str(Path(path).absolute()),
-            "line": raw.line,
-            "record": raw.key,
-            "reason": raw.reason,
-            "raw": raw.text,
-        }
-        try:
-            if self._new is None:
-                self._new = self._hidden.open("wb")
-            self._new.write(json.dumps(line).encode() + b"\n")
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def close(self) -> None:
-        """Put the new file in place; remove it where nothing is set aside any more."""
-        try:
-            if self.path.exists():
-                self._keep_old()
-            if self._new is None:
-                return
-            self._new.flush()
-            os.fsync(self._new.fileno())
-            self._new.close()
-            if self._hidden.stat().st_size:
-                if isinstance(self.path, Url):
-                    self.path.upload(self._hidden)
-                else:
-                    self._hidden.replace(self.path)
-            else:
-                self.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _keep_old(self) -> None:
-        """Append the old file's lines that are not of the files read now, nor among the new lines."""
-        new = self._new = self._new or self._hidden.open("wb")
-        new.flush()
-        with self._hidden.open("rb") as written:
-            seen = {hashlib.sha256(line).digest() for line in written}
-        with self.path.open("rb") as old:
-            for line in old:
-                if self._kept(line) and hashlib.sha256(line).digest() not in seen:
-                    new.write(line)
-
-    def discard(self) -> None:
-        if self._new is not None:
-            with suppress(OSError):
-                self._new.close()
-            self._hidden.unlink(missing_ok=True)
-
-    def _kept(self, line: bytes) -> bool:
-        try:
-            return json.loads(line).get("file") not in self._files
-        except (ValueError, AttributeError):
-            return True
-
-    def _failed(self, error: OSError) -> TrajkitError:
-        return TrajkitError(
-            f"{self.path}: cannot be written ({error.strerror or error}). The trajectories imported so far are kept; "
-            "mend that and run the command again."
-        )

@@ -27,6 +27,7 @@ _STEP = 1 << 16  # bytes that are decompressed at once: a file may have thousand
 _XZ_MEMORY = 256 * 2**20  # a header may ask for 4 GB
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _UNPACK = "unpack it and import what is in it"
+_DATASETS = "make JSON Lines of it, in Python `datasets.Dataset.from_file('FILE').to_json('FILE.jsonl')`"
 _EXPORT = "export the log as JSON or JSON Lines"
 # First bytes, where they lie, what it is, and the way out.
 _OTHERS = [
@@ -44,13 +45,8 @@ _OTHERS = [
         "Parquet",
         "make JSON Lines of it, in Python `duckdb.sql(\"COPY (FROM 'FILE') TO 'FILE.jsonl' (FORMAT json)\")`",
     ),
-    (b"ARROW1", 0, "Arrow", "make JSON Lines of it, in Python `datasets.Dataset.from_file('FILE').to_json('FILE.jsonl')`"),
-    (
-        b"\xff\xff\xff\xff",
-        0,
-        "an Arrow stream",
-        "make JSON Lines of it, in Python `datasets.Dataset.from_file('FILE').to_json('FILE.jsonl')`",
-    ),
+    (b"ARROW1", 0, "Arrow", _DATASETS),
+    (b"\xff\xff\xff\xff", 0, "an Arrow stream", _DATASETS),
     (b"FEA1", 0, "Feather", "make JSON Lines of it, in Python with `pyarrow.feather`"),
     (b"SQLite format 3\0", 0, "a SQLite database", "query what is in it (`sqlite3 -json FILE 'SELECT ...'`)"),
     (b"DUCK", 8, "a DuckDB database", "query what is in it (`duckdb -json FILE 'FROM ...'`)"),

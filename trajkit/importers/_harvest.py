@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trajkit.errors import BadRecord
-from trajkit.importers._files import Raw, SourceFile
+from trajkit.importers._advice import Keys
+from trajkit.importers._files import RAW_CHARS, Raw, SourceFile
 from trajkit.records import Record
 from trajkit.store import Batch, batch
 
@@ -26,27 +27,30 @@ class Span(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """A record that is set aside. Its line and index count from where its span begins."""
+    """A record that is set aside. Its line and index count from where its span begins. `cut`: there is more text."""
 
     line: int
     key: str
     text: str
     reason: str
+    cut: bool = False
 
 
 @dataclass
 class Share:
     """What a span gave to a harvest: `read` records, of which `good` are trajectories.
 
-    `looks_like` is what the first that was set aside looks like, for the user, "" where it is like nothing known, None
-    where there is none. `n_lines` and `ended` are said when the span is through; `failure` says why it cannot be read.
+    `foreign` says what the first that was set aside looks like, for the user: "" where it is like nothing known, None
+    where it is of this format or its file is no text. `keys` are those of the trajectories' records, where flags can
+    map them. `n_lines` and `ended` are said when the span is through; `failure` says why it cannot be read.
     """
 
     span: Span
     read: int = 0
     good: int = 0
     rejects: list[Reject] = field(default_factory=list)
-    looks_like: str | None = None
+    foreign: str | None = None
+    keys: Keys = field(default_factory=Keys)
     n_lines: int = 0
     ended: bool = False
     failure: str | None = None
@@ -77,6 +81,9 @@ def harvests(format: Format, spans: Iterable[Span], options: Options, strict: bo
         shares, records, size, n_bytes = [], [], 0, 0
         return harvest
 
+    fields = {**getattr(format, "FIELDS", {}), **options.fields}
+    mapped = "task-id" in fields
+
     for span in spans:
         share = Share(span)
         shares.append(share)
@@ -87,17 +94,22 @@ def harvests(format: Format, spans: Iterable[Span], options: Options, strict: bo
                 try:
                     record = _convert(format, raw, file, options)
                 except BadRecord as error:
-                    share.rejects.append(Reject(raw.line, raw.key, raw.text, str(error)))
+                    if not share.good and not share.rejects and not file.refused:
+                        share.foreign = _foreign(raw, format)
+                    text = raw.text
+                    shortened = raw.cut or len(text) > RAW_CHARS
+                    share.rejects.append(Reject(raw.line, raw.key, text[:RAW_CHARS], str(error), shortened))
                     size += len(raw.source)
-                    if share.looks_like is None and (value := raw.exact().value) is not None:
-                        share.looks_like = _looks_like(value, format)
                 else:
                     share.good += 1
                     records.append(record)
                     size += record.size
+                    if mapped and isinstance(raw.value, dict):
+                        row = record.trajectory
+                        share.keys.look(raw.value, fields, row["reward"] is None and row["success"] is None)
                 if size >= HARVEST_BYTES or (strict and share.rejects):
                     yield cut()
-                    share = Share(span, looks_like=share.looks_like)
+                    share = Share(span)
                     shares.append(share)
         except OSError as error:
             share.failure = error.strerror or str(error)
@@ -138,11 +150,16 @@ def _no_outcome(trajectory: Mapping[str, Any]) -> bool:
     return unknown or trajectory["ended"] in ("error", "drift")
 
 
-def _looks_like(value: Any, format: Format) -> str:
+def _foreign(raw: Raw, format: Format) -> str | None:
+    """What a record that was set aside looks like: None where it is of this format."""
     from trajkit.importers import formats, load
 
+    value = raw.exact().value
+    if value is None:
+        return ""
+    if format.recognises(value):
+        return None
     for name in formats():
-        other = load(name)
-        if other is not format and other.recognises(value):
+        if load(name).recognises(value):
             return f" It looks like {name}: `trajkit import {name} ...`."
     return ""
