@@ -322,6 +322,7 @@ def test_several_processes_import_the_same(
         ended: Any
         try:
             ended = vars(import_files("openai", files, tmp_path / name, Options(), strict=strict, say=said.append))
+            assert ended.pop("rejected") == tmp_path / name / "import-openai-policy" / "rejected.jsonl"
         except BadData as error:
             ended = str(error)
         results.append((ended, said, files_below(tmp_path / name)))

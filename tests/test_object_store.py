@@ -289,16 +289,26 @@ def test_importing_into_the_store(server: str, tmp_path: Path) -> None:
     good = f'{{"task_id": "t", "reward": 1, "messages": {said}}}'
     bad = '{"task_id": "u", "messages": 3}'
     log.write_text(f"{good}\n{bad}\n")
-    rejected = Url("s3://lake/imported/import-openai-policy/rejected.jsonl")
+    run = Url("s3://lake/imported/import-openai-policy")
+
+    def rejected() -> list[Url]:
+        return [run / name for name in run.below() if name.startswith("rejected")]
+
     first = trajkit("import", "openai", log, "--runs", "s3://lake/imported")
-    assert first.code == 0 and f"1 set aside in {rejected}" in first.err
-    once = rejected.open().read()
+    (object,) = rejected()
+    assert first.code == 0 and f"1 set aside in {object}" in first.err
+    once = object.open().read()
     assert b"no list of messages" in once
     again = trajkit("import", "openai", log, "--runs", "s3://lake/imported")
-    assert "1 were there already" in again.err and rejected.open().read() == once
+    assert "1 were there already" in again.err and rejected() == [object] and object.open().read() == once
+    # Another import ended at the same time: both read the same old object, and neither has the other's lines.
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(b'{"file":"/b","line":1,"record":"0","reason":"r","raw":""}\n' + once)
+    (run / "rejected-0123456789abcdef.jsonl").upload(other)
     log.write_text(f"{good}\n")
     assert trajkit("import", "openai", log, "--runs", "s3://lake/imported").code == 0
-    assert not rejected.exists()
+    (object,) = rejected()
+    assert object.open().read() == other.read_bytes().splitlines(True)[0]
     assert len(existing_ids("s3://lake/imported")) == 1
 
 

@@ -28,6 +28,9 @@ _XZ_MEMORY = 256 * 2**20  # a header may ask for 4 GB
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _UNPACK = "unpack it and import what is in it"
 _DATASETS = "make JSON Lines of it, in Python `datasets.Dataset.from_file('FILE').to_json('FILE.jsonl')`"
+_DUCKDB = (
+    "make JSON Lines of it, in Python `duckdb.sql(\"COPY (FROM read_parquet('FILE')) TO 'FILE.jsonl' (FORMAT json)\")`"
+)
 _EXPORT = "export the log as JSON or JSON Lines"
 # First bytes, where they lie, what it is, and the way out.
 _OTHERS = [
@@ -39,12 +42,7 @@ _OTHERS = [
     (b"\x04\x22\x4d\x18", 0, "lz4", "decompress it (`lz4 -d FILE`)"),
     (b"\xff\x06\0\0sNaPpY", 0, "snappy", "decompress it"),
     (b"\x1f\x9d", 0, "compressed by `compress`", "decompress it (`uncompress FILE`)"),
-    (
-        b"PAR1",
-        0,
-        "Parquet",
-        "make JSON Lines of it, in Python `duckdb.sql(\"COPY (FROM 'FILE') TO 'FILE.jsonl' (FORMAT json)\")`",
-    ),
+    (b"PAR1", 0, "Parquet", _DUCKDB),
     (b"ARROW1", 0, "Arrow", _DATASETS),
     (b"\xff\xff\xff\xff", 0, "an Arrow stream", _DATASETS),
     (b"FEA1", 0, "Feather", "make JSON Lines of it, in Python with `pyarrow.feather`"),
