@@ -347,7 +347,7 @@ def test_killed_between_two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
         runs = shutil.copytree(tmp_path / "whole", tmp_path / "runs" / str(moment))
         with monkeypatch.context() as patch:
-            for name in ("rename", "fsync", "mkdir", "rmdir", "unlink"):
+            for name in ("replace", "fsync", "mkdir", "rmdir", "unlink"):
                 patch.setattr(os, name, counted(getattr(os, name)))
             patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a process that is dead tidies nothing up
             patch.setattr(os, "getpid", lambda: _dead)

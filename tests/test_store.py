@@ -103,12 +103,13 @@ def test_a_writer_killed_between_two_renames(tmp_path: Path, monkeypatch: pytest
         if done == moment:
             raise Killed
         done += 1
-        os.replace(old, new)
+        replace(old, new)
 
+    replace = os.replace
     write_run(tmp_path / "run", 5)
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, "rename", rename)
-        patch.setattr(store.os, "getpid", lambda: _dead_pid())
+        patch.setattr(os, "replace", rename)
+        patch.setattr(os, "getpid", lambda: _dead_pid())
         if moment < 3:
             with pytest.raises(Killed):
                 write_run(tmp_path / "run", 5, first=5)

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from trajkit.errors import TrajkitError, UsageError
+from trajkit.files import hide, rename, sync_below
 from trajkit.terminal import clean
 
 if TYPE_CHECKING:
@@ -343,17 +344,12 @@ def _weights(base: Any, dtype: torch.dtype | None) -> dict[str, Tensor]:
 
 def _publish(temporary: Path, folder: Path) -> None:
     """Give the finished folder its name, once all of it is on the disk."""
-    for path in [*temporary.rglob("*"), temporary]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_below(temporary)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
+        hide(folder, old)
+    rename(temporary, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -45,7 +45,7 @@ from trajkit.errors import TrajkitError, UsageError
 from trajkit.examples import kind
 from trajkit.explore import Settings as Rollouts
 from trajkit.explore import explore
-from trajkit.files import write_whole
+from trajkit.files import make_folder, rename, sync_below, write_whole
 from trajkit.policies import AsyncPolicy, Sampling, Suffixed
 from trajkit.rules import closure
 from trajkit.rules import method as find_method
@@ -136,7 +136,7 @@ def _select(run: Path, settings: Settings, method: str, k: int, folder: Path) ->
     for data in (folder / "sft.parquet", folder / "pairs.parquet"):
         if data.exists():
             return data
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     params = {"iteration": k, "m": settings.explore.m, **settings.loop.select}
     hidden = folder / ".selected.tmp"
     summary = select(run / "runs", hidden, method, params)
@@ -144,7 +144,7 @@ def _select(run: Path, settings: Settings, method: str, k: int, folder: Path) ->
     if summary.writes == "values":
         raise UsageError(f"loop.method={method}: it gives values of actions, and a policy is trained on actions.")
     data = folder / ("pairs.parquet" if summary.writes == "pairs" else "sft.parquet")
-    hidden.replace(data)
+    rename(hidden, data)
     return data
 
 
@@ -298,7 +298,7 @@ def _claim(run: Path, settings: Settings) -> None:
     if not path.exists():
         if run.exists() and any(not there.name.startswith(f".{path.name}.") for there in run.iterdir()):
             raise UsageError(f"--out {run}: something else is there. Name a folder that is new or empty.")
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         write_whole(path, text)
         return
     before, now = json.loads(path.read_text()), json.loads(text)
@@ -322,7 +322,8 @@ def _take_over(run: Path, settings: Settings, begin: Path) -> None:
             shutil.rmtree(hidden, ignore_errors=True)
             shutil.copytree(begin / name, hidden)
             shutil.rmtree(run / name, ignore_errors=True)
-            hidden.replace(run / name)
+            sync_below(hidden)
+            rename(hidden, run / name)
     if settings.loop.iterations > 1:  # what this run's plans ask for may not be there yet; what is there is found done
         (run / "theta-0" / "played.json").unlink()
 
@@ -358,13 +359,14 @@ def _link(source: Path, run: Path) -> None:
     if not source.is_dir():
         raise UsageError(f"[explore] experts: {source} is no module:attr and no folder of runs.")
     shutil.rmtree(hidden, ignore_errors=True)
-    target.parent.mkdir(exist_ok=True)
+    make_folder(target.parent)
     try:
         shutil.copytree(source, hidden, copy_function=os.link)
     except (OSError, shutil.Error):
         shutil.rmtree(hidden, ignore_errors=True)
         shutil.copytree(source, hidden)
-    hidden.replace(target)
+    sync_below(hidden)
+    rename(hidden, target)
 
 
 def _version(package: str) -> str | None:

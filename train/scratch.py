@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from train.settings import Scratch
+from trajkit.files import rename, sync_below
 
 ROLES = ("system", "user", "assistant")
 END = "<|end|>"
@@ -59,7 +60,8 @@ def make(folder: Path, texts: Iterable[str], settings: Scratch) -> Path:
     hidden.mkdir(parents=True)
     model.save_pretrained(hidden)
     tokenizer.save_pretrained(hidden)
-    hidden.replace(folder)
+    sync_below(hidden)
+    rename(hidden, folder)
     return folder
 
 

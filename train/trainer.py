@@ -35,7 +35,7 @@ from train.settings import load as load_settings
 from trajkit.cli import Command, run
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.examples import fingerprint, kind
-from trajkit.files import write_whole
+from trajkit.files import make_folder, rename, sync_below, write_whole
 from trajkit.masks import Row
 from trajkit.progress import bar
 from trajkit.terminal import clean
@@ -62,7 +62,7 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     if made.is_dir():
         return made
     if processes.main:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         write_whole(out / "training.json", json.dumps(told, indent=1))
 
     torch.manual_seed(settings.seed)
@@ -233,11 +233,9 @@ def _checkpoint(out: Path, step: int, model: Any, optimizer: Any, schedule: Any,
         chance = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
         state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "chance": chance}
         torch.save(state, hidden / "optimizer.pt")
-        for path in hidden.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        sync_below(hidden)
         older = _checkpoints(out)
-        hidden.replace(out / f"checkpoint-{step}")
+        rename(hidden, out / f"checkpoint-{step}")
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(hidden, ignore_errors=True)
         raise TrajkitError(f"{out}: no checkpoint can be written ({error}). {_last(out)} Make room.") from error

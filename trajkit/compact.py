@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from trajkit.engine import LOST, MEMORY_LIMIT, first_line, identifier, quoted
 from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.files import hide, rename, sync
 from trajkit.object_store import here
 from trajkit.progress import bar
 from trajkit.store import PART_TRAJECTORIES, being_written, hidden_part, remove_leftovers
+from trajkit.temporary import TemporaryFolder
 from trajkit.terminal import clean
 
 if TYPE_CHECKING:
@@ -157,8 +158,8 @@ def compact(
 def _connection(memory_limit: str, threads: int | None) -> Iterator[duckdb.DuckDBPyConnection]:
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="trajkit-") as spill:
-        config: dict[str, Any] = {"memory_limit": memory_limit, "temp_directory": spill}
+    with TemporaryFolder() as spill:
+        config: dict[str, Any] = {"memory_limit": memory_limit, "temp_directory": spill.name}
         config |= {"preserve_insertion_order": False} | ({"threads": threads} if threads else {})
         try:
             con = duckdb.connect(config=config)
@@ -315,17 +316,16 @@ def _merge(con: duckdb.DuckDBPyConnection, group: Sequence[Part], summary: Summa
             for table in tables:
                 _write(con, group, table, hidden / f"{table}.tmp")
         for table in tables:
-            os.rename(hidden / f"{table}.tmp", hidden / f"{table}.parquet")
+            rename(hidden / f"{table}.tmp", hidden / f"{table}.parquet")
         part, size = run / f"part-{_digest(hidden)}", sum(file.stat().st_size for file in hidden.iterdir())
-        _to_disk(hidden)
         try:
-            os.rename(hidden, part)
+            rename(hidden, part)
         except OSError:
             if not all((part / name).is_file() and filecmp.cmp(hidden / name, part / name, shallow=False)
                        for name in os.listdir(hidden)):  # fmt: skip
                 raise
             # It is there: its rows lay in it and in others, or another `compact` was first.
-        _to_disk(run)
+            sync(run)
     except OSError as error:
         raise TrajkitError(
             f"{error.filename or run}: cannot be written ({error.strerror or error}). The parts of {run} that were not "
@@ -452,20 +452,11 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _to_disk(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _take_away(part: Path) -> None:
     """Remove a part; at once for those who look at names."""
     hidden = hidden_part(part.parent, part.name.removeprefix("part-"))
     try:
-        os.rename(part, hidden)
+        hide(part, hidden)
         for file in sorted(hidden.iterdir()):  # messages first: a foreign glob may look into hidden folders
             file.unlink()
         hidden.rmdir()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -21,6 +20,7 @@ from trajkit.progress import query_bar
 from trajkit.rules import SHARED, closure, code, compose, did_you_mean, params_sql, views
 from trajkit.schema import JSON_COLUMNS, TABLE_DOCS, TABLES, Field
 from trajkit.store import all_parts
+from trajkit.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,7 @@ class Runs:
         self._alike: set[str] = set()  # tables whose files all have the same columns
         self.params_sql = params_sql(params or {})
         self.made: set[str] = set()  # rules whose answer `make` has put into a table
-        self._temporary = tempfile.TemporaryDirectory(prefix="trajkit-")
+        self._temporary = TemporaryFolder()
         self.temporary = self._temporary.name  # where queries spill
         config: dict[str, Any] = {
             "memory_limit": memory_limit or MEMORY_LIMIT,

@@ -15,19 +15,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from trajkit.engine import Runs
 from trajkit.env import Env, Policy, Snapshots, Task
 from trajkit.errors import TrajkitError, UsageError
-from trajkit.object_store import Location, locate
+from trajkit.files import make_folder
+from trajkit.object_store import Location, Url, locate
 from trajkit.plan import ROUND_BY_ROUND, missing, planned, role_of
 from trajkit.policies import AsyncPolicy, PolicyGone
 from trajkit.progress import bar
 from trajkit.records import Record, to_json
 from trajkit.rollouts import Job, Recorded, Rollout, Seats, Settings, roll_all, rollout_seed, say, shard_of, verdict
 from trajkit.store import RunWriter, existing_ids, write_tasks
+from trajkit.temporary import TemporaryFolder
 
 __all__ = ["Cost", "Counts", "Rollout", "Settings", "cost", "explore", "rollout_seed"]
 
@@ -165,7 +166,7 @@ def cost(
     tasks = _tasks(runs, env, settings, plans, make=False)
     counts = Counts()
     given = _params(settings, actor, m, samples, params)
-    with TemporaryDirectory() as nothing, Runs(runs if locate(runs).exists() else nothing, given) as recorded:
+    with TemporaryFolder() as nothing, Runs(runs if locate(runs).exists() else nothing.name, given) as recorded:
         if settings.role == "policy" and settings.split == "train":
             planned_tasks = {row["task_id"] for row in recorded.rows("SELECT task_id FROM initial")}
             unwritten = {task_id: task for task_id, task in tasks.items() if task_id not in planned_tasks}
@@ -212,7 +213,8 @@ def _tasks(
     _check_plans(plans, settings)  # before anything is made
     try:
         if make:
-            locate(runs).mkdir(parents=True, exist_ok=True)
+            folder = locate(runs)
+            folder.mkdir() if isinstance(folder, Url) else make_folder(folder)
     except OSError as error:
         raise UsageError(f"{runs}: --runs is no folder and none can be made there ({error.strerror}).") from None
     try:

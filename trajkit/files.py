@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
 import socket
 import stat
 import sys
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.object_store import Location, Unreachable, Url
+from trajkit.temporary import TemporaryFolder
 
 STDOUT = Path("-")
 _KINDS = {
@@ -127,14 +128,15 @@ def whole(path: Location) -> Iterator[BinaryIO]:
     UsageError as `regular` does; what was there before is then untouched.
     """
     if isinstance(path, Url) or path == STDOUT:
-        with tempfile.NamedTemporaryFile(prefix="trajkit-") as here:
-            yield cast(BinaryIO, here.file)
-            here.flush()
+        with TemporaryFolder() as folder:
+            here = Path(folder.name, "file")
+            with here.open("wb") as file:
+                yield file
             if isinstance(path, Url):
-                path.upload(Path(here.name))
+                path.upload(here)
             else:
-                here.seek(0)
-                shutil.copyfileobj(here, sys.stdout.buffer)
+                with here.open("rb") as written:
+                    shutil.copyfileobj(written, sys.stdout.buffer)
                 sys.stdout.flush()
         return
     path, permissions = regular(path)
@@ -146,7 +148,7 @@ def whole(path: Location) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        rename(unfinished, path)
     except OSError as error:
         raise TrajkitError(
             f"{path}: cannot be written ({error.strerror or error}). What was there before is untouched; "
@@ -155,6 +157,52 @@ def whole(path: Location) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file or folder another name in the same file system, and bring that name to the disk.
+
+    What `new` named before is replaced (of folders: an empty one). What `old` holds must be on the disk before: `sync`.
+    """
+    os.replace(old, new)
+    sync(new.parent)
+
+
+def hide(old: Path, new: Path) -> None:
+    """Rename what is about to be removed. It may come back when the machine fails, and do no harm."""
+    os.replace(old, new)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it that are missing, and bring their names to the disk. Nothing where it is."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or the names in a folder, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        # Some file systems of a network cannot do that for a folder, and keep names without it.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
+    finally:
+        os.close(opened)
+
+
+def sync_below(folder: Path) -> None:
+    """Bring all files and names below a folder to the disk."""
+    for below, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(below, name))
+        sync(Path(below))
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:

@@ -10,6 +10,7 @@ can be renamed, each object appears whole, messages first, and messages alone ar
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trajkit.errors import TrajkitError
-from trajkit.files import abandoned, owner
+from trajkit.files import abandoned, make_folder, owner, rename
 from trajkit.files import whole as whole_file
 from trajkit.object_store import Location, Url, locate, side_by_side
 from trajkit.records import Record, Row, to_json
@@ -154,7 +155,7 @@ class RunWriter:
         if isinstance(self.run, Url):
             return  # a prefix need not be made
         try:
-            self.run.mkdir(parents=True, exist_ok=True)
+            make_folder(self.run)
             remove_leftovers(self.run)
         except OSError as error:
             raise TrajkitError(f"{self.run}: no run can be written there ({error.strerror or error}).") from error
@@ -257,7 +258,8 @@ def write_part(run: Location, tables: Mapping[str, list[Row] | pa.Table]) -> Loc
         return part
     hidden = hidden_part(run, digest)
     try:
-        hidden.mkdir(parents=True)
+        make_folder(run)
+        hidden.mkdir()
         for name, table in whole.items():
             with open(hidden / f"{name}.tmp", "wb") as file:
                 pq.write_table(table, file, compression="zstd")
@@ -266,11 +268,11 @@ def write_part(run: Location, tables: Mapping[str, list[Row] | pa.Table]) -> Loc
         # Whole files get their names only now, for a foreign glob may look into hidden folders: it never meets a torn
         # file, and, as messages come first, no trajectory without its messages.
         for name in sorted(tables):
-            os.rename(hidden / f"{name}.tmp", hidden / f"{name}.parquet")
-        os.rename(hidden, part)
+            rename(hidden / f"{name}.tmp", hidden / f"{name}.parquet")
+        rename(hidden, part)
     except OSError as error:
         shutil.rmtree(hidden, ignore_errors=True)
-        if part.exists():  # another writer was first with the same part
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and part.exists():  # another writer was first with the same
             return part
         raise TrajkitError(
             f"{part}: cannot be written ({error.strerror or error}). Nothing of this part was kept; "

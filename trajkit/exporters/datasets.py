@@ -8,7 +8,6 @@ escaped in the card.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections import Counter
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajkit.errors import BadData, TrajkitError
-from trajkit.files import hidden
+from trajkit.files import hidden, rename, sync_below
 from trajkit.progress import bar
 from trajkit.terminal import clean
 
@@ -67,10 +66,8 @@ def folder(file: Selected, out: Path, license: str | None, summary: Summary) -> 
         (made / DATA).parent.mkdir(parents=True)
         shutil.copyfile(file.path, made / DATA)
         (made / "README.md").write_text(card(file, out.name, license, totals, counts), encoding="utf-8")
-        for path in (made / DATA, made / "README.md"):
-            with path.open("rb") as written:
-                os.fsync(written.fileno())
-        made.rename(out)
+        sync_below(made)
+        rename(made, out)
     except OSError as error:
         raise TrajkitError(f"{out}: cannot be written ({error.strerror or error}).") from error
     finally:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trajkit.errors import TrajkitError
-from trajkit.files import abandoned, owner
+from trajkit.files import abandoned, owner, rename, sync
 from trajkit.importers._harvest import Reject
 from trajkit.object_store import Location, Url
 
@@ -96,12 +96,12 @@ class Rejected:
         leftovers = self._leftovers()
         self._keep([path for path in (run / REJECTED, *leftovers) if path.exists()])
         if self._flushed():
-            self._hidden.replace(run / REJECTED)
+            rename(self._hidden, run / REJECTED)
         else:
             (run / REJECTED).unlink(missing_ok=True)
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
-        _sync(run)
+        sync(run)
 
     def _upload(self, run: Url) -> None:
         old = [run / name for name in run.below() if _OBJECT.fullmatch(name)]
@@ -205,12 +205,3 @@ def _locked(path: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         file.close()
-
-
-def _sync(folder: Path) -> None:
-    """A new name lasts only once its folder is synced."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,6 +22,7 @@ from trajkit.rules import closure, params_sql, references, views
 from trajkit.schema import TABLES
 from trajkit.spark.files import column, listed, places, said, typed
 from trajkit.spark.translate import PRINTF, translate
+from trajkit.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,7 +52,7 @@ class SparkRuns:
         self.path = os.fspath(path)
         self.params_sql = params_sql(params or {})
         self.made: set[str] = set()
-        self._temporary = tempfile.TemporaryDirectory(prefix="trajkit-")
+        self._temporary = TemporaryFolder()
         self.temporary = self._temporary.name
         self._named: set[str] = set()  # rules that are views, or kept
         self._kept: dict[str, Any] = {}
@@ -292,6 +292,6 @@ def _shared() -> frozenset[str]:
 
 
 @cache
-def _warehouse() -> tempfile.TemporaryDirectory[str]:
+def _warehouse() -> TemporaryFolder:
     """Where Spark would put tables, had it any to keep: removed when this process ends."""
-    return tempfile.TemporaryDirectory(prefix="trajkit-spark-")
+    return TemporaryFolder()
