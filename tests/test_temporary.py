@@ -110,7 +110,8 @@ def test_two_in_one_process_and_where_nothing_can_be_locked(top: Path, monkeypat
 
 def test_one_that_is_taken_for_abandoned_before_it_is_locked(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between making and locking it another process may look: then another one is made."""
-    make, taken = tempfile.mkdtemp, []
+    make = tempfile.mkdtemp
+    taken: list[str] = []
 
     def and_somebody_looks(**options: object) -> str:
         name = make(**options)  # type: ignore[call-overload]
