@@ -21,7 +21,9 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from train import backends  # noqa: E402
-from train.backends import Lora, default_backend, load, save, unsloth_loss  # noqa: E402
+from train.backends import Lora, default_backend, load, save  # noqa: E402
+from train.packing import Pack  # noqa: E402
+from train.passes import nll_sum  # noqa: E402
 from trajkit.errors import TrajkitError, UsageError  # noqa: E402
 
 END = 1  # <|im_end|>
@@ -203,7 +205,8 @@ def test_the_loss_for_unsloth_is_the_sum_over_sequences(folder: Path, shared: fl
         predicted = model(row[None]).logits[0].log_softmax(-1)
         wanted = wanted - (weight[1:] * predicted[:-1].gather(1, row[1:, None])[:, 0]).sum()
     positions = torch.cat([torch.arange(length) for length in lengths])
-    packed = unsloth_loss(model, torch.cat(rows)[None], positions[None], torch.cat(weights), lengths)
+    pack = Pack(torch.cat(rows)[None], positions[None], torch.cat(weights)[None], lengths, [0, 1, 2, 3])
+    packed = nll_sum(model, pack, "unsloth")
     assert packed.shape == ()
     assert packed.item() == pytest.approx(wanted.item(), rel=1e-5)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

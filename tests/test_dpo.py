@@ -24,10 +24,13 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs torch: make setup-train")
 transformers = pytest.importorskip("transformers", reason="needs transformers: make setup-train")
 
+from model_kinds import folder_of  # noqa: E402
+
 from train import scratch, trainer  # noqa: E402
 from train.backends import load, save  # noqa: E402
-from train.objectives import Pairs, Values, predictions  # noqa: E402
+from train.objectives import Pairs, Values  # noqa: E402
 from train.packing import order, pack  # noqa: E402
+from train.passes import one_row_a_pass, predictions  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
 from train.settings import load as load_settings  # noqa: E402
 from trajkit.errors import BadData, UsageError  # noqa: E402
@@ -131,13 +134,26 @@ def plain_log_p(model: Any, tokenizer: Any, messages: list[dict[str, Any]]) -> t
     return total, tokens
 
 
-@pytest.mark.parametrize("settings", [SMALL, changed(sft_weight=0.7), changed(sft_weight=2.0, sft_level="trajectory")])
-def test_the_loss_is_the_plain_one(data: Path, model: Path, tokenizer: Any, tmp_path: Path, settings: Train) -> None:
-    """Ten lines without packing, at the first step with another reference than the model, so that no term is 0."""
+PLAIN = [SMALL, changed(sft_weight=0.7), changed(sft_weight=2.0, sft_level="trajectory")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"), [*((settings, None) for settings in PLAIN), (PLAIN[2], "lfm2"), (PLAIN[2], "gpt_oss")]
+)
+def test_the_loss_is_the_plain_one(
+    data: Path, model: Path, tokenizer: Any, tmp_path: Path, settings: Train, kind: str | None
+) -> None:
+    """Ten lines without packing, at the first step with another reference than the model, so that no term is 0.
+
+    `kind`: a model whose rows must not be packed; both sides of a pair then have passes of their own.
+    """
+    if kind:
+        model = folder_of(kind, tmp_path / kind, tokenizer=model)
     policy, reference = (
         transformers.AutoModelForCausalLM.from_pretrained(model).requires_grad_(False) for _ in range(2)
     )
     packed_model, _ = load(model, backend="plain", context=256, lora=None, seed=0)
+    assert (one_row_a_pass(packed_model) is None) == (kind is None)
     aim = Pairs(read(data), Masks(tokenizer, context=256), settings, "plain")
     aim.refer_to(packed_model, tmp_path, 100)
     torch.manual_seed(1)
@@ -414,6 +430,24 @@ def test_regression_learns_and_what_is_saved_predicts_in_transformers(
     assert predicted == pytest.approx(alone, abs=1e-5)
     assert predicted == pytest.approx(wanted, abs=0.45)
     assert len(predicted) == sum(len(aim.values[number]) for number in set(packed.groups))
+
+
+@pytest.mark.parametrize("kind", ["qwen3_next", "gpt_oss"])
+def test_values_of_models_whose_rows_are_not_packed(values: Path, model: Path, tmp_path: Path, kind: str) -> None:
+    folder = folder_of(kind, tmp_path / kind, tokenizer=model)
+    ours, tokenizer = load(folder, backend="plain", context=256, lora=None, seed=0, head=True)
+    assert one_row_a_pass(ours) is not None
+    aim = Values(read(values), Masks(tokenizer, context=256))
+    [packed] = pack(aim.groups[:5], 10_000)
+    with torch.no_grad():
+        predicted = predictions(ours.eval(), packed).tolist()
+        ours.set_attn_implementation("eager")
+        alone = []
+        for number in packed.groups:
+            [row] = aim.groups[number]
+            ends = [at for at, weight in enumerate(row.weights) if weight]
+            alone += [ours(torch.tensor([row.input_ids[: end + 1]])).logits.item() for end in ends]
+    assert predicted == pytest.approx(alone, abs=1e-4) and len(alone) > 5
 
 
 def test_values_are_read_where_the_action_ends_and_nowhere_else(tokenizer: Any) -> None:

@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs torch: make setup-train")
 transformers = pytest.importorskip("transformers", reason="needs transformers: make setup-train")
 
+from model_kinds import folder_of  # noqa: E402
+
 from train import scratch, trainer  # noqa: E402
 from train.attention import NAME as PACKED  # noqa: E402
-from train.objectives import nll_sum  # noqa: E402
 from train.packing import order, pack, steps_of  # noqa: E402
+from train.passes import nll_sum  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
 from trajkit.errors import BadData, TrajkitError, UsageError  # noqa: E402
 from trajkit.masks import Row  # noqa: E402
@@ -140,6 +142,22 @@ def test_a_row_sees_nothing_of_the_rows_it_is_packed_with(model: Path) -> None:
         losses.append(nll_sum(loaded, packed).item())
     [alone] = pack([[own]], 100)
     assert losses[0] == losses[1] == pytest.approx(nll_sum(loaded, alone).item(), rel=1e-6)
+
+
+def test_a_model_that_mixes_rows_is_trained_on_each_alone_and_that_is_said_once(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixing = folder_of("lfm2", tmp_path / "lfm2", tokenizer=model)
+    curves = []
+    for name, row_tokens in (("packed", 1000), ("alone", 1)):
+        settings = Train(**{**vars(SMALL), "row_tokens": row_tokens})
+        trainer.train(data, mixing, tmp_path / name, settings, show=False)
+        assert capsys.readouterr().err.count("lfm2: with other rows in its forward pass") == 1
+        curves.append(curve(tmp_path / name))
+    for packed, alone in zip(*curves, strict=True):
+        assert packed == pytest.approx(alone, abs=1e-5)
+    trainer.train(data, model, tmp_path / "llama", SMALL, show=False)
+    assert "pass of its own" not in capsys.readouterr().err
 
 
 def test_weights_scale_the_loss_of_a_token(model: Path) -> None:

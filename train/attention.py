@@ -1,7 +1,8 @@
 """Attention over packed rows: each sequence of a row sees itself and nothing else of the row.
 
 The sequences are attended to one by one with PyTorch's causal kernel, so nothing has to be masked out: no mask of
-row x row is built, and there is no contamination by construction.
+row x row is built, and there is no contamination by construction. Models whose attention is another one (sinks, chunks,
+ALiBi), or whose other layers mix rows, are found by train/probe.py and do not use it.
 """
 
 from __future__ import annotations

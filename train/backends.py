@@ -15,17 +15,17 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from train.passes import Backend
+from train.probe import probe
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.files import hide, rename, sync_below
 from trajkit.terminal import clean
@@ -33,8 +33,6 @@ from trajkit.terminal import clean
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Backend = Literal["plain", "unsloth"]
-IGNORED = -100  # cross entropy's label of a token that is not predicted
 LINEAR = [
     "q_proj",
     "k_proj",
@@ -60,11 +58,6 @@ def default_backend() -> Backend:
     return "unsloth" if torch.cuda.is_available() and importlib.util.find_spec("unsloth") else "plain"
 
 
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 on a GPU, float32 on a CPU."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
 def load(
     folder: Path,
     *,
@@ -79,8 +72,10 @@ def load(
     `context` is the longest row in tokens. `lora` None: all weights are trained. `seed` is for the first weights of
     adapters and head. `head`: with a head for one number, the folder's own or, where it has none, a new one (plain
     backend only; with adapters it is trained whole). The plain backend attends to packed rows by train/attention.py,
-    Unsloth by its own kernels.
-    Raises UsageError where the folder holds no model with a chat template that fits it, or the backend cannot run here.
+    Unsloth by its own kernels; where that is not what the model computes for each row, train/probe.py finds it out and
+    rows go through one by one (passes.one_row_a_pass says why).
+    Raises UsageError where the folder holds no model with a chat template that fits it, the model is not causal, or the
+    backend cannot run here.
     """
     if not (folder / "config.json").is_file() or not [
         *folder.glob("*.safetensors"),
@@ -128,9 +123,14 @@ def load(
         model = _with_lora(model, lora, backend, seed, head)
     if backend == "unsloth":
         sys.modules["unsloth"].FastLanguageModel.for_training(model)
-    elif torch.cuda.is_available():
+    elif torch.cuda.is_available() and model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model.train(), tokenizer
+    model.train()
+    try:
+        probe(model, _ordinary(tokenizer, rows), context, backend, head=head)
+    except UsageError as error:
+        raise UsageError(f"{folder}: {error}") from error
+    return model, tokenizer
 
 
 def model_digest(folder: Path) -> str:
@@ -141,41 +141,6 @@ def model_digest(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(2**20))
     return digest.hexdigest()
-
-
-def unsloth_loss(
-    model: Any, input_ids: Tensor, position_ids: Tensor, weights: Tensor, lengths: Sequence[int]
-) -> Tensor:
-    """The sum over a packed row of weights[t] * -log p(input_ids[t] | its sequence before t), a scalar.
-
-    `input_ids`, `position_ids` [1, T], `weights` [T], with 0 for every sequence's first token; `lengths` are the
-    sequences' and add up to T. Divided by the whole batch's sum of weights it is the plain backend's mean loss.
-    """
-    trained = weights != 0
-    values: Tensor = torch.unique(weights[trained])
-    if len(values) == 1:
-        # The fused cross entropy never holds all logits, but knows no weights: sum / num_items_in_batch.
-        labels = input_ids.masked_fill(~trained, IGNORED)
-        row = _unsloth_row(input_ids, position_ids, lengths)
-        loss: Tensor = model(**row, labels=labels, num_items_in_batch=1).loss
-        return loss * values[0]
-    return (unsloth_nll(model, input_ids, position_ids, trained, lengths) * weights[trained]).sum()
-
-
-def unsloth_nll(model: Any, input_ids: Tensor, position_ids: Tensor, trained: Tensor, lengths: Sequence[int]) -> Tensor:
-    """-log p of each trained token of a packed row, [trained tokens]. `trained` [T], false at every sequence's first.
-
-    All logits of the row are held for it; the rest as for `unsloth_loss`.
-    """
-    logits = model(**_unsloth_row(input_ids, position_ids, lengths)).logits[0, :-1][trained[1:]]
-    return cross_entropy(logits.float(), input_ids[0, 1:][trained[1:]], reduction="none")
-
-
-def _unsloth_row(input_ids: Tensor, position_ids: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
-    # Unsloth's attention keeps sequences apart by packed_seq_lengths, its rotary embedding by position_ids
-    # (unsloth/models/llama.py, LlamaAttention_fast_forward); on transformers' own layers position_ids do both.
-    packed = torch.tensor(lengths, dtype=torch.int32)
-    return {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False, "packed_seq_lengths": packed}
 
 
 def save(
@@ -231,11 +196,9 @@ def save(
 def _plain(folder: Path, lora: Lora | None, seed: int, head: bool) -> Any:
     import transformers
 
-    from train.attention import NAME as PACKED  # not before: Unsloth has to come before transformers
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if lora is None or device.type == "cpu" else torch.bfloat16
-    given: dict[str, Any] = {"dtype": dtype, "attn_implementation": PACKED, "output_loading_info": True}
+    given: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     kind: Any = transformers.AutoModelForCausalLM
     if head:
         kind = transformers.AutoModelForSequenceClassification
@@ -351,6 +314,12 @@ def _publish(temporary: Path, folder: Path) -> None:
         hide(folder, old)
     rename(temporary, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _ordinary(tokenizer: Any, rows: int) -> list[int]:
+    """The ids of ordinary text: no special tokens, of which some stand for images."""
+    every = set(tokenizer.get_vocab().values())
+    return sorted(every - set(tokenizer.added_tokens_decoder)) or list(range(rows))
 
 
 def _ids(token: int | list[int] | None) -> list[int]:

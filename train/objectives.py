@@ -22,11 +22,11 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import logsigmoid
 
-from train.backends import Backend, autocast, unsloth_loss, unsloth_nll
 from train.packing import Pack, pack, share
 from train.parallel import ALONE, Processes
+from train.passes import Backend, autocast, nll_sum, predictions, token_nll
 from train.settings import Train
 from trajkit.errors import BadData, UsageError
 from trajkit.examples import kind, read
@@ -196,7 +196,7 @@ class Pairs:
     def _log_p(self, model: Any, packed: Pack, batch: Sequence[int]) -> tuple[list[int], Tensor]:
         """The numbers of the pairs in a pass, and log p of their chosen and their rejected sides, (2, pairs)."""
         at = packed.weights[0].nonzero()[:, 0]
-        log_p = -token_nll(model, packed, at, self.backend) * packed.weights[0, at]
+        log_p = -token_nll(model, packed, self.backend) * packed.weights[0, at]
         here = [batch[group] for group in dict.fromkeys(packed.groups)]
         side_of_row: list[int] = []
         for place, number in enumerate(here):
@@ -237,37 +237,6 @@ class Values:
         wanted = torch.tensor(values, device=packed.weights.device)
         total = sum(len(self.values[number]) for number in batch)
         return (predictions(model, packed) - wanted).square().sum() / total, {}
-
-
-def nll_sum(model: Any, packed: Pack, backend: Backend = "plain") -> Tensor:
-    """The weighted sum of -log p over a pack's trained tokens."""
-    if backend == "unsloth":
-        return unsloth_loss(model, packed.input_ids, packed.position_ids, packed.weights[0], packed.lengths)
-    at = packed.weights[0].nonzero()[:, 0]
-    return (token_nll(model, packed, at, backend) * packed.weights[0, at]).sum()
-
-
-def token_nll(model: Any, packed: Pack, at: Tensor, backend: Backend = "plain") -> Tensor:
-    """-log p of the tokens at `at`, none of them a row's first one. Logits are computed for those alone."""
-    if backend == "unsloth":
-        trained = torch.zeros_like(packed.weights[0], dtype=torch.bool).index_fill(0, at, True)
-        return unsloth_nll(model, packed.input_ids, packed.position_ids, trained, packed.lengths)
-    logits = model(
-        input_ids=packed.input_ids, position_ids=packed.position_ids, lengths=packed.lengths, logits_to_keep=at - 1,
-        use_cache=False,
-    ).logits  # fmt: skip
-    return cross_entropy(logits[0].float(), packed.input_ids[0, at], reduction="none")
-
-
-def predictions(model: Any, packed: Pack) -> Tensor:
-    """What a model with a head predicts at the marked tokens of a pack, in their order."""
-    whole = model.get_base_model() if hasattr(model, "peft_config") else model
-    hidden = whole.base_model(
-        input_ids=packed.input_ids, position_ids=packed.position_ids, lengths=packed.lengths, use_cache=False
-    ).last_hidden_state[0, packed.weights[0] > 0]
-    with torch.autocast(hidden.device.type, enabled=False):  # in float32: IPR tells rewards apart by 0.01
-        predicted: Tensor = whole.score(hidden.float())[:, 0]
-    return predicted
 
 
 def _small(row: Row) -> Row:

@@ -33,6 +33,16 @@ class Pack:
         input_ids, position_ids, weights = (part.to(device, non_blocking=True) for part in parts)
         return Pack(input_ids, position_ids, weights, self.lengths, self.groups)
 
+    def rows(self) -> list[Pack]:
+        """Each row as a pack of its own."""
+        ids, positions, weights = (
+            torch.split(part, self.lengths, 1) for part in (self.input_ids, self.position_ids, self.weights)
+        )
+        return [
+            Pack(ids[n], positions[n], weights[n], [length], [group])
+            for n, (length, group) in enumerate(zip(self.lengths, self.groups, strict=True))
+        ]
+
 
 def order(n: int, batch: int, steps: int, seed: int) -> Iterator[list[int]]:
     """For every step the numbers of its groups: every epoch all of 0 .. n - 1, shuffled anew by the seed.

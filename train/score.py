@@ -21,9 +21,10 @@ from typing import Any
 import click
 import torch
 
-from train.backends import autocast, load
-from train.objectives import Values, predictions
+from train.backends import load
+from train.objectives import Values
 from train.packing import pack
+from train.passes import autocast, one_row_a_pass, predictions
 from train.settings import Train
 from trajkit.cli import Command, run
 from trajkit.engine import Runs
@@ -60,6 +61,8 @@ def score(runs: Path, model_folder: Path, iteration: int, params: Mapping[str, A
         )
     trained = _trained_with(model_folder)
     model, tokenizer = load(model_folder, backend="plain", context=trained.context, lora=None, seed=0, head=True)
+    if why := one_row_a_pass(model):
+        click.echo(f"{model_folder}: {why}", err=True)
     # A part of a conversation would be worth something else: what is too long is left out.
     masks = Masks(tokenizer, context=trained.context, on_long="drop", per_step=trained.per_step)
     actor = name_of(model_folder)

@@ -27,9 +27,10 @@ import click
 import torch
 
 from train import parallel
-from train.backends import Lora, autocast, default_backend, load, model_digest, save
+from train.backends import Lora, default_backend, load, model_digest, save
 from train.objectives import Pairs, objective
 from train.packing import order, pack, share, steps_of
+from train.passes import autocast, one_row_a_pass
 from train.settings import Train
 from train.settings import load as load_settings
 from trajkit.cli import Command, run
@@ -77,6 +78,8 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     model, tokenizer = load(
         model_folder, backend=backend, context=settings.context, lora=lora, seed=settings.seed, head=what == "values"
     )
+    if processes.main and (why := one_row_a_pass(model)):
+        click.echo(f"{model_folder}: {why}", err=True)
     aim, stop_id = objective(data, tokenizer, settings, backend)
     if processes.world > (groups := min(settings.batch, len(aim.groups))):
         raise UsageError(
