@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trajkit.importers import Format, Options
 
 HARVEST_BYTES = 4 * 2**20
+_OWN_BYTES = 500  # about what a record takes besides its text
 
 
 class Span(NamedTuple):
@@ -99,11 +100,11 @@ def harvests(format: Format, spans: Iterable[Span], options: Options, strict: bo
                     text = raw.text
                     shortened = raw.cut or len(text) > RAW_CHARS
                     share.rejects.append(Reject(raw.line, raw.key, text[:RAW_CHARS], str(error), shortened))
-                    size += len(raw.source)
+                    size += len(raw.source) + _OWN_BYTES
                 else:
                     share.good += 1
                     records.append(record)
-                    size += record.size
+                    size += record.size + _OWN_BYTES
                     if mapped and isinstance(raw.value, dict):
                         row = record.trajectory
                         share.keys.look(raw.value, fields, row["reward"] is None and row["success"] is None)
