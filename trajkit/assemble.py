@@ -1,6 +1,7 @@
 """From chosen rows to whole conversations: the Arrow tables that `trajkit select` writes, one per row group.
 
 The messages of all excerpts are read once, sorted by DuckDB (which spills beyond its memory limit) and cut into lists.
+Where the texts are too large for its sort, they are read again and sorted without them (`trajkit.large_texts`).
 An example and a row of values is one excerpt, a pair is two: its chosen side, then its rejected side.
 """
 
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trajkit.checks import refuse_chosen
-from trajkit.errors import BadData
+from trajkit.errors import BadData, OutOfMemory
+from trajkit.large_texts import flat, in_order
 from trajkit.rules import rules
 
 if TYPE_CHECKING:
@@ -170,6 +172,22 @@ def _sound(messages: pa.Table, ends: pa.Array, excerpts: pa.Table) -> bool:
     )
 
 
+def _batches(runs: AnyRuns) -> Iterator[pa.RecordBatch]:
+    """The messages of all excerpts in order."""
+    query, keys, n_rows = rules()["selected_messages"].sql, "excerpt_number, seq", 0
+    try:
+        for batch in runs.batches(f"{query}\nORDER BY {keys}", BATCH_ROWS):
+            yield batch
+            n_rows += batch.num_rows
+        return
+    except OutOfMemory:
+        pass  # few runs hold that much text, and to find out beforehand takes as long as to try
+    for batch in in_order(runs, query, keys, BATCH_ROWS):
+        if n_rows < batch.num_rows:
+            yield batch.slice(n_rows)
+        n_rows -= min(n_rows, batch.num_rows)
+
+
 def _groups(runs: AnyRuns, sides: int) -> Iterator[pa.Table]:
     """The messages of all excerpts in order, cut between rows (of `sides` excerpts each) into row groups."""
     import pyarrow as pa
@@ -177,7 +195,7 @@ def _groups(runs: AnyRuns, sides: int) -> Iterator[pa.Table]:
 
     waiting: list[pa.RecordBatch] = []
     current, n_excerpts, n_bytes = -1, 0, 0
-    for batch in runs.batches(rules()["selected_messages"].sql, BATCH_ROWS):
+    for batch in _batches(runs):
         encoded = pc.run_end_encode(batch["excerpt_number"])
         sizes = pc.cumulative_sum(pc.fill_null(pc.cast(pc.binary_length(batch["content"]), pa.int64()), 0)).to_pylist()
         start = begin = 0
@@ -186,23 +204,11 @@ def _groups(runs: AnyRuns, sides: int) -> Iterator[pa.Table]:
             if number != current:
                 if n_excerpts >= GROUP_EXCERPTS or n_bytes >= GROUP_BYTES:
                     waiting.append(batch.slice(start, begin - start))
-                    yield _with_rest(waiting)
+                    yield flat(pa.Table.from_batches(waiting))
                     waiting, start, n_excerpts, n_bytes = [], begin, 0, 0
                 current, n_excerpts = number, n_excerpts + sides
             n_bytes += sizes[end - 1] - (sizes[begin - 1] if begin else 0)
             begin = end
         waiting.append(batch.slice(start))
     if n_excerpts:
-        yield _with_rest(waiting)
-
-
-def _with_rest(batches: list[pa.RecordBatch]) -> pa.Table:
-    """The batches as one table, with columns of what `rest` holds in its place."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    table = pa.Table.from_batches(batches)
-    rest = pc.list_element(table["rest"], 0)
-    for field in rest.type:
-        table = table.append_column(field.name, pc.struct_field(rest, field.name))
-    return table.drop_columns("rest")
+        yield flat(pa.Table.from_batches(waiting))

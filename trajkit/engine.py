@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar
 
-from trajkit.errors import BadData, TrajkitError, UsageError
+from trajkit.errors import BadData, OutOfMemory, TrajkitError, UsageError
 from trajkit.object_store import Location, Url, absolute, let_read, locate, side_by_side, told_by_store
 from trajkit.progress import query_bar
 from trajkit.rules import SHARED, closure, code, compose, did_you_mean, params_sql, views
@@ -307,7 +307,7 @@ class Runs:
         except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
             raise UsageError(f"{error}") from error
         except duckdb.OutOfMemoryException as error:
-            raise TrajkitError(f"{error}\nGive it more with --memory-limit, or a larger TMPDIR to spill to.") from error
+            raise OutOfMemory(f"{error}\nGive it more with --memory-limit, or a larger TMPDIR to spill to.") from error
         except duckdb.IOException as error:
             if gone := self._gone():
                 raise TrajkitError(f"{gone}: {WENT_AWAY}") from error

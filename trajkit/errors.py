@@ -32,5 +32,9 @@ class BadData(TrajkitError):
     exit_code = Exit.BAD_DATA
 
 
+class OutOfMemory(TrajkitError):
+    """A query needs more memory than it may have."""
+
+
 class BadRecord(BadData):
     """One record cannot become a trajectory. Importers set it aside and go on."""

@@ -1,5 +1,5 @@
 -- selected_messages: the messages of the excerpts, with their loss weights.
--- One row per message of an excerpt, ordered by excerpt and position.
+-- One row per message of an excerpt.
 -- is_sound: a message as the tables have it. Where one is not, `select` refuses (bad_messages says why).
 -- rest: a list of one struct, what few messages have; null where this one has nothing of it, for columns of nulls take
 -- as much room in the sort as others. token_ids: what the model sampled, so that it can be trained on as it was.
@@ -41,4 +41,3 @@ SELECT
 FROM selected_paths AS p
 INNER JOIN messages AS m ON p.owner_id = m.trajectory_id
 WHERE p.path_end IS NULL OR m.step < p.path_end
-ORDER BY p.excerpt_number, m.seq
