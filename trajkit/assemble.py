@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trajkit.checks import refuse_chosen
+from trajkit.engine import Runs
 from trajkit.errors import BadData, OutOfMemory
 from trajkit.large_texts import flat, in_order
 from trajkit.rules import rules
@@ -70,11 +71,16 @@ def tables(runs: AnyRuns, method: str, kind: str, counts: Counter[str]) -> Itera
     import pyarrow.compute as pc
 
     sides = 2 if kind == "pairs" else 1
+    selected = (
+        "SELECT s.*, d.tools FROM selected AS s "
+        f"LEFT JOIN selected_tools AS t ON s.{'chosen_id' if kind == 'pairs' else 'trajectory_id'} = t.trajectory_id "
+        "LEFT JOIN tool_definitions AS d ON t.tools_digest = d.tools_digest"
+    )
     first = 0
     for messages in _groups(runs, sides):
         ends = pc.run_end_encode(messages["excerpt_number"].combine_chunks()).run_ends
         last = first + len(ends) // sides
-        heads = _between(runs, "SELECT * FROM selected", "row_number", first, last)
+        heads = _between(runs, selected, "row_number", first, last)
         excerpts = _between(runs, "SELECT * FROM excerpts", "excerpt_number", first * sides, last * sides)
         if excerpts.num_rows != len(ends) or not _sound(messages, ends, excerpts):
             break
@@ -180,8 +186,9 @@ def _batches(runs: AnyRuns) -> Iterator[pa.RecordBatch]:
             yield batch
             n_rows += batch.num_rows
         return
-    except OutOfMemory:
-        pass  # few runs hold that much text, and to find out beforehand takes as long as to try
+    except OutOfMemory:  # few runs hold that much text, and to find out beforehand takes as long as to try
+        if not isinstance(runs, Runs):
+            raise
     for batch in in_order(runs, query, keys, BATCH_ROWS):
         if n_rows < batch.num_rows:
             yield batch.slice(n_rows)

@@ -227,11 +227,24 @@ class Runs:
 
         return self._ask(query, ask)
 
-    def batches(self, query: str, rows: int) -> Iterator[pa.RecordBatch]:
-        """The answer to any SQL over the views in batches of at most `rows` rows, read as they are asked for."""
+    def batches(self, query: str, rows: int, threads: int | None = None) -> Iterator[pa.RecordBatch]:
+        """The answer to any SQL over the views in batches of at most `rows` rows, read as they are asked for.
+
+        `threads`: fewer than the engine has need less memory, for each reads a row group at a time. None: all.
+        """
+        import duckdb
+
         with self.errors(), self.con.cursor() as cursor:
             cursor.execute(f"SET search_path = '{MADE},main'")
-            yield from cursor.sql(self.compose(query)).to_arrow_reader(rows)
+            [all_threads] = cursor.execute("SELECT current_setting('threads')").fetchall()[0]
+            try:
+                cursor.execute(f"SET threads = {threads or all_threads}")
+                yield from cursor.sql(self.compose(query)).to_arrow_reader(rows)
+            except OSError as error:  # what DuckDB met while Arrow asked for the next batch
+                lack = "Out of Memory Error" in str(error)
+                raise (duckdb.OutOfMemoryException if lack else duckdb.Error)(str(error)) from error
+            finally:
+                cursor.execute(f"SET threads = {all_threads}")
 
     def write(self, query: str, file: Path, form: str) -> None:
         """Write the answer to any SQL over the views into `file`: `form` is csv, json or parquet."""

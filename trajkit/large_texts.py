@@ -15,14 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from trajkit.engine import quoted
+from trajkit.engine import Runs, quoted
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
     import pyarrow as pa
-
-    from trajkit.engine import AnyRuns
 
 COLUMNS = ("content", "reasoning", "tool_calls", "token_ids")
 SHORT = 1024  # a row whose columns hold fewer bytes keeps them in the sort
@@ -31,7 +29,7 @@ BYTES_AT_ONCE = 32 * 2**20
 ROW_GROUP = 20_000
 
 
-def in_order(runs: AnyRuns, query: str, keys: str, rows: int) -> Iterator[pa.RecordBatch]:
+def in_order(runs: Runs, query: str, keys: str, rows: int) -> Iterator[pa.RecordBatch]:
     """The answer to `query` ordered by `keys`, in batches of at most `rows` rows and about 32 MB.
 
     `query` has a column `rest` as sql/select/selected_messages.sql has it; the batches have that struct's fields as
@@ -40,7 +38,7 @@ def in_order(runs: AnyRuns, query: str, keys: str, rows: int) -> Iterator[pa.Rec
     with TemporaryDirectory(prefix="texts-", dir=runs.temporary) as folder:
         texts, short = Path(folder, "texts"), Path(folder, "rows.parquet")
         with texts.open("wb") as file:
-            _write_apart(runs.batches(query, ROWS_AT_ONCE), file, short)
+            _write_apart(runs.batches(query, ROWS_AT_ONCE, threads=1), file, short)
         ordered = f"SELECT * FROM read_parquet({quoted(str(short))}) ORDER BY {keys}"
         with texts.open("rb") as file:
             for batch in runs.batches(ordered, rows):

@@ -112,6 +112,8 @@ COUNTED = {
 }
 # Pairs are made of failures too, so that it failed is no reason.
 _NO_PAIR = {"not solved": "not solved, in no pair", "solved, not chosen": "solved, in no pair"}
+# What `choose` leaves for `trajkit.assemble`, each after those it reads.
+LAID_OUT = ("selected", "excerpts", "selected_paths", "selected_tools", "tool_definitions")
 ALWAYS_READ = ("outcomes", "path_segments")  # by the checks and the summary, whatever the method
 
 
@@ -247,9 +249,10 @@ def choose(runs: AnyRuns, rule: Rule) -> Summary:
                 f"{runs.path}: trajectory {row['trajectory_id']}: nothing is said before its first action, so no "
                 f"prompt could end with the suffix of {rule.name}. Take it out, or import it with its instruction."
             )
-        runs.make("selected_paths", rules()["selected_paths"].sql)
+        for name in LAID_OUT[2:]:
+            runs.make(name, rules()[name].sql)
         summary = _summary(runs, rule, writes)
-        for name in runs.made - {"selected", "excerpts", "selected_paths"}:
+        for name in runs.made - set(LAID_OUT):
             runs.drop(name)  # leaves the memory to the messages
     return summary
 

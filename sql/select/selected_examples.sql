@@ -33,7 +33,6 @@ SELECT
     coalesce(e.n_expert_steps, 0) AS n_expert_steps,
     t.reward,
     coalesce(t.iteration, 0) AS iteration,
-    t.tools,
     i.suffix
 FROM identified AS i
 INNER JOIN trajectories AS t ON i.trajectory_id = t.trajectory_id

@@ -25,8 +25,7 @@ SELECT
     coalesce(p.rejected_reward, r.value) AS rejected_reward,
     coalesce(least(p.end_step, c.n_actions), c.n_actions) - p.from_step AS n_chosen_steps,
     coalesce(least(p.end_step, r.n_actions), r.n_actions) - p.from_step AS n_rejected_steps,
-    greatest(c.iteration, r.iteration) AS iteration,
-    t.tools
+    greatest(c.iteration, r.iteration) AS iteration
 FROM identified AS p
 INNER JOIN outcomes AS c ON p.chosen_id = c.trajectory_id
 INNER JOIN outcomes AS r ON p.rejected_id = r.trajectory_id

@@ -26,7 +26,6 @@ SELECT
     i.n_values,
     t.reward,
     coalesce(t.iteration, 0) AS iteration,
-    t.tools,
     i.step_values
 FROM identified AS i
 INNER JOIN trajectories AS t ON i.trajectory_id = t.trajectory_id

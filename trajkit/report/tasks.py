@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from trajkit.engine import MADE, Runs
 from trajkit.progress import bar
 from trajkit.rules import rules
-from trajkit.select import Summary
+from trajkit.select import LAID_OUT, Summary
 
 Row = tuple[Any, ...]
 
@@ -120,7 +120,7 @@ def keep_answer(runs: Runs, summary: Summary, number: int) -> str:
     name = f"report_answer_{number}"
     with runs.errors():  # not `make`: the next choice drops what that has made
         runs.con.execute(f"CREATE TABLE {MADE}.{name} AS {ANSWERS[summary.writes]}")
-    for made in ("selected", "excerpts", "selected_paths"):
+    for made in LAID_OUT:
         runs.drop(made)
     return name
 
