@@ -4,15 +4,18 @@
 
 `size` is the rollouts of each of the built-in WebShop's 100 tasks. Besides: ScienceWorld, where it is installed (s_0
 and five states of 10 recorded experts); 2 worker processes against 1, with an environment that computes 3 ms a step;
-and 32 rollouts in flight against a server (the tests', 1 s an answer) beside a bare asynchronous loop that sends the
-same requests.
+32 rollouts in flight against a server (the tests', 1 s an answer) beside a bare asynchronous loop that sends the same
+requests; and 2,000 in flight against one that answers after 3 s (answering.py), beside as bare a loop over sockets. The
+last one needs 2,500 descriptors (`ulimit -n`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +39,7 @@ def rows(folder: Path, size: int = 40, rounds: int = 3) -> list[measure.Row]:
         "scienceworld": ("explore, ScienceWorld, branches too", "its time in environment and policy"),
         "workers": ("explore, 2 worker processes", "1 worker process"),
         "server": ("explore, 32 rollouts in flight", "a bare asynchronous loop of the same requests"),
+        "crowd": ("explore, 2,000 rollouts in flight", "a bare asynchronous loop of the same requests"),
     }
     found = []
     for name, (what, other) in told.items():
@@ -163,7 +167,50 @@ def server(out: Path, samples: str) -> measure.Found:
     return {"seconds": ours, "other": theirs, "note": f"{sum(map(len, requests.values())):,} requests, 1 s each"}
 
 
-MEASURED = {"toolkit": toolkit, "scienceworld": scienceworld, "workers": workers, "server": server}
+def crowd(out: Path, samples: str) -> measure.Found:
+    """2,000 rollouts of 4 steps side by side, environments in a process of their own as the command line has them."""
+    from trajkit.policies.server import Server
+
+    script = str(measure.CHECKOUT / "benchmarks/answering.py")
+    with subprocess.Popen([sys.executable, script, "3"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        port = int(process.stdout.readline())
+        requests: dict[int, list[dict[str, Any]]] = {}
+
+        class Noting(Server):
+            async def once(self, path: str, request: dict[str, Any], url: str | None = None) -> Any:
+                requests.setdefault(request["seed"] - len(request["messages"]) // 2, []).append(request)
+                return await super().once(path, request, url)
+
+        async def one(chain: list[dict[str, Any]]) -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for request in chain:
+                body = json.dumps(request).encode()
+                writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                head = await reader.readuntil(b"\r\n\r\n")
+                json.loads(await reader.readexactly(int(head.lower().partition(b"content-length:")[2])))
+            writer.close()
+
+        async def bare() -> None:
+            await asyncio.gather(*map(one, requests.values()))
+
+        try:
+            policy = Noting(f"http://127.0.0.1:{port}/v1")
+            settings = Settings("policy", 1, concurrency=2000, max_steps=4, env_workers=1)
+            run = partial(explore, out / "runs", WebShop(), policy, plans=["initial"], settings=settings, samples=20)
+            ours = measure.seconds(partial(run, make_env=WebShop))
+            theirs = measure.seconds(lambda: asyncio.run(bare()))
+        finally:
+            process.kill()
+    n = sum(map(len, requests.values()))
+    return {
+        "seconds": ours,
+        "other": theirs,
+        "note": f"{n:,} requests, 3 s each; {theirs / ours:.0%} of its throughput",
+    }
+
+
+MEASURED = {"toolkit": toolkit, "scienceworld": scienceworld, "workers": workers, "server": server, "crowd": crowd}
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 from envs.gymnasium_bridge import numbers, parse_action
 from trajkit.env import Message, Task
-from trajkit.errors import UsageError
+from trajkit.http_client import MAX_BYTES, BlockingClient, NoAnswer, NotThere, check
+from trajkit.quoting import quote, without_userinfo
 
 ATTEMPTS = 6  # at a server that is not there (yet) or says 503, waiting 0.1 s, 0.2 s, ... between them
 
@@ -85,7 +87,8 @@ class AgentGym:
     """The environment `name` (see `DIALECTS`) of the server at `url`, one of the server's environments at a time.
 
     The server does not say how many tasks it has: `train`, `dev` and `test` name them (a count, 10:20, "3,5"). An id
-    is agentgym-NAME/NUMBER. `system` replaces what the policy is told first; `timeout` is in seconds, per request.
+    is agentgym-NAME/NUMBER. `system` replaces what the policy is told first; `timeout` is in seconds, for one whole
+    answer, and `max_bytes` bounds it.
     """
 
     def __init__(
@@ -97,19 +100,18 @@ class AgentGym:
         test: str | int = "",
         system: str = "",
         timeout: float = 300.0,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
-        try:
-            import httpx
-        except ModuleNotFoundError:
-            raise UsageError("The client of AgentGym needs httpx: pip install 'trajkit[agentgym]'.") from None
         if name not in DIALECTS:
             raise ValueError(f"name={name}: it must be one of {', '.join(DIALECTS)}")
         self.dialect, self.server = DIALECTS[name], name
         self.name = f"agentgym-{name}"
         self.system = system or self.dialect.system
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"url={url}: write it as http://localhost:8000")
-        self._client = httpx.Client(base_url=url.rstrip("/") + self.dialect.path, timeout=timeout)
+            raise ValueError(f"url={without_userinfo(url)}: write it as http://localhost:8000")
+        self._url = url.rstrip("/") + self.dialect.path
+        check(self._url)
+        self._client = BlockingClient(timeout=timeout, max_bytes=max_bytes)
         self._tasks = [
             Task(f"{self.name}/{number}", self.name, split)
             for split, which in (("train", train), ("dev", dev), ("test", test))
@@ -157,11 +159,9 @@ class AgentGym:
 
     def close(self) -> None:
         """Close the environment on the server, where the server has a way, and the connection."""
-        import httpx
-
         if self._env_id is not None:
-            with suppress(httpx.HTTPError):  # the server is gone, and its environment with it
-                self._client.post("/close", json={self.dialect.key: self._env_id})
+            with suppress(NoAnswer):  # the server is gone, and its environment with it
+                self._client.send("POST", f"{self._url}/close", {self.dialect.key: self._env_id})
         self._client.close()
 
     def admissible(self) -> list[str]:
@@ -197,38 +197,36 @@ class AgentGym:
         return self._post(what, {self.dialect.key: self._env_id, **body})
 
     def _get(self, what: str) -> Any:
-        return self._request("GET", what, params={self.dialect.key: self._env_id})
+        return self._request("GET", what, f"?{urlencode({self.dialect.key: self._env_id})}")
 
     def _post(self, what: str, body: Mapping[str, Any] | None) -> Any:
-        return self._request("POST", what, **({} if body is None else {"json": body}))
+        return self._request("POST", what, body=body)
 
-    def _request(self, method: str, what: str, **content: Any) -> Any:
+    def _request(self, method: str, what: str, query: str = "", body: Mapping[str, Any] | None = None) -> Any:
         """The answer's JSON. Raises ServerError for anything that says it is none.
 
         Only what the server has surely not done is sent again: a step that was taken must not be taken twice.
         """
-        import httpx
-
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(0.1 * 2 ** (attempt - 1))
             last = attempt == ATTEMPTS - 1
             try:
-                response = self._client.request(method, f"/{what}", **content)
-            except httpx.ConnectError as error:
+                response = self._client.send(method, f"{self._url}/{what}{query}", body)
+            except NotThere as error:
                 if last:
-                    raise self._lost(f"there is no server at {self._client.base_url} ({error})") from error
+                    raise self._lost(f"there is no server at {without_userinfo(self._url)} ({error})") from None
                 continue
-            except httpx.HTTPError as error:
-                raise self._lost(f"{what}: {type(error).__name__}: {error}") from error
-            if response.status_code != 503 or last:
+            except NoAnswer as error:
+                raise self._lost(f"{what}: {error}") from None
+            if response.status != 503 or last:
                 break
-        if response.status_code != 200:
-            raise self._lost(f"{what} was answered with status {response.status_code}: {_short(response.text)}")
+        if response.status != 200:
+            raise self._lost(f"{what} was answered with status {response.status}: {response.said}")
         try:
             answer = response.json()
         except ValueError:
-            raise self._lost(f"{what} was answered with what is no JSON: {_short(response.text)}") from None
+            raise self._lost(f"{what} was answered with what is no JSON: {response.said}") from None
         if isinstance(answer, dict) and answer.get("error") is not None:
             raise self._lost(f"{what} was answered with the error {_short(answer['error'])}")
         return answer
@@ -240,5 +238,4 @@ class AgentGym:
 
 
 def _short(answer: Any) -> str:
-    text = answer if isinstance(answer, str) else repr(answer)
-    return text if len(text) <= 200 else f"{text[:200]} ..."
+    return quote(answer if isinstance(answer, str) else repr(answer))

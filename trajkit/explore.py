@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any, cast
@@ -24,11 +24,12 @@ from trajkit.files import make_folder
 from trajkit.object_store import Location, Url, locate
 from trajkit.plan import ROUND_BY_ROUND, missing, planned, role_of
 from trajkit.policies import AsyncPolicy, PolicyGone
-from trajkit.progress import bar
+from trajkit.progress import bar, tell
 from trajkit.records import Record, to_json
 from trajkit.rollouts import Job, Recorded, Rollout, Seats, Settings, roll_all, rollout_seed, say, shard_of, verdict
 from trajkit.store import RunWriter, existing_ids, write_tasks
 from trajkit.temporary import TemporaryFolder
+from trajkit.watch import Watch, watchdog
 
 __all__ = ["Cost", "Counts", "Rollout", "Settings", "cost", "explore", "rollout_seed"]
 
@@ -68,6 +69,7 @@ def explore(
     Raises TrajkitError when every single rollout ended in error, and PolicyGone when the policy answers nobody.
     """
     _check(env, policy, settings, make_env, make_policy)
+    settings = _fitting(policy, settings)
     tasks = _tasks(runs, env, settings, plans)
     given = _params(settings, policy.actor, m, samples, params)
     folder = locate(runs) / f"explore-{settings.role}-{_slug(policy.actor)}-i{settings.iteration}"
@@ -357,6 +359,8 @@ def _check(
     k, n = settings.shard
     if not 1 <= k <= n:
         raise UsageError(f"--shard {k}/{n}: k is from 1 to n.")
+    if not 0 <= settings.step_timeout < float("inf"):
+        raise UsageError("step_timeout is in seconds, at least 0, which is no limit.")
     if settings.concurrency < 1 or settings.env_workers < 0 or settings.tries < 1:
         raise UsageError("concurrency and tries are at least 1, env_workers at least 0.")
     scripted = hasattr(policy, "act")
@@ -367,6 +371,19 @@ def _check(
         raise UsageError(
             "concurrency needs make_env: this environment has no snapshots, so each rollout needs its own."
         )
+
+
+def _fitting(policy: Policy | AsyncPolicy, settings: Settings) -> Settings:
+    """The settings with no more rollouts in flight than the policy can have requests (`at_most`, where it says so)."""
+    fits = getattr(policy, "at_most", None)
+    if fits is None or (fits := max(1, fits - 4 * settings.env_workers)) >= settings.concurrency:
+        return settings
+    enough = 1 << (settings.concurrency + 255).bit_length()
+    tell(
+        f"{settings.concurrency:,} rollouts in flight need as many connections, and this process may open too few "
+        f"files: {fits:,} are in flight. `ulimit -n {enough}` before it allows more."
+    )
+    return replace(settings, concurrency=fits)
 
 
 def _run(
@@ -381,11 +398,13 @@ def _run(
 ) -> None:
     """Run all jobs; `take` gets each record as soon as there is one."""
     scripted = hasattr(policy, "act")
+    watch = Watch()
     if scripted and not settings.env_workers:
-        seats = Seats(make_env, env)
-        for group in groups:
-            for result in roll_all(seats, cast(Policy, policy), group, settings):
-                take(result)
+        seats = Seats(make_env, env, watch)
+        with watchdog(watch, settings.step_timeout, tell):
+            for group in groups:
+                for result in roll_all(seats, cast(Policy, policy), group, settings):
+                    take(result)
         return
 
     import asyncio
@@ -393,20 +412,25 @@ def _run(
     from trajkit.workers import Here, Place, Worker, run_async, run_in_workers
 
     async def run() -> None:
-        places: list[Place] = [Here(make_env, env)]
+        places: list[Place] = [Here(make_env, env, watch)]
         if settings.env_workers:
             assert make_env is not None
             places = [Worker(make_env, make_policy, settings) for _ in range(settings.env_workers)]
+        whole = False
         try:
             if not scripted:
                 await run_async(places, cast(AsyncPolicy, policy), groups, settings, take)
             else:
                 await run_in_workers(places, policy.actor, groups, settings, take)
+            whole = True
         finally:
             for place in places:
-                place.close()
+                place.stop()
+            for place in places:
+                place.close(patient=whole)
 
-    asyncio.run(run())
+    with watchdog(watch, settings.step_timeout if not settings.env_workers else 0, tell):
+        asyncio.run(run())
 
 
 class _Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,16 @@ def bar(hidden: bool = False, **options: Any) -> Any:
     from tqdm import tqdm
 
     return tqdm(delay=DELAY, dynamic_ncols=True, leave=False, disable=True if hidden else None, **options)
+
+
+def tell(line: str) -> None:
+    """A line on stderr, above a bar that may be there, without credentials and what a terminal would act on."""
+    from tqdm import tqdm
+
+    from trajkit.quoting import hide
+    from trajkit.terminal import clean
+
+    tqdm.write(clean(hide(line)), file=sys.stderr)
 
 
 @contextmanager

@@ -15,7 +15,10 @@ from typing import Any
 
 from trajkit.env import Env, Message, Policy, Snapshots, Task
 from trajkit.errors import BadRecord
+from trajkit.progress import tell
+from trajkit.quoting import ends, hide, short
 from trajkit.records import Record, record, to_json
+from trajkit.watch import Watch
 
 Stepped = tuple[str, float, bool, bool, dict[str, Any]]
 """What an environment's step gives: observation, reward, terminated, truncated, info."""
@@ -38,7 +41,9 @@ class Settings:
     `concurrency` rollouts are in flight where the policy answers asynchronously (a server, a model folder).
     `env_workers` processes hold the environments; 0: this process does. `tries` bounds how often a rollout that ends
     in error is run before it is recorded as such. `shard` (k, n): only the k-th of n parts of the plan, k from 1;
-    the rollouts from states of one trajectory are always in the same part.
+    the rollouts from states of one trajectory are always in the same part. `step_timeout` is in seconds, for a reset, a
+    step or the close of an environment: in a process of its own what takes longer is ended, and its rollout is an
+    error; in this one it is told on stderr. 0: no limit.
     """
 
     role: str
@@ -50,6 +55,7 @@ class Settings:
     env_workers: int = 0
     tries: int = 1
     shard: tuple[int, int] = (1, 1)
+    step_timeout: float = 300.0
 
 
 @dataclass
@@ -127,6 +133,10 @@ class Failed(Exception):
     """Something failed elsewhere (another process, a server); the text is the whole story."""
 
 
+class Lost(Failed):
+    """The environment's process ended because of another rollout. This one is to be run again."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A rollout with all that running it takes. `path` None: it starts from s_0."""
@@ -143,9 +153,11 @@ class Seats:
     Of one without, every seat taken at the same time has its own, made by `make_env` when it is first needed.
     """
 
-    def __init__(self, make_env: Callable[[], Env] | None, first: Env | None = None) -> None:
+    def __init__(
+        self, make_env: Callable[[], Env] | None, first: Env | None = None, watch: Watch | None = None
+    ) -> None:
         """`first` is an environment that is there already and that its owner closes; `make_env` makes more."""
-        self._make_env = make_env
+        self._make_env, self._call = make_env, (watch or Watch()).call
         self._shared: Any = None
         self._free: list[Env] = []
         self._made: list[Env] = []
@@ -165,7 +177,7 @@ class Seats:
             self._offer(self._made[-1])
         if self._shared is None:
             env = self._seated[seat] = self._free.pop()
-            return _go_to(env, rollout, path, None).branch()
+            return self._go_to(env, rollout, path, None).branch()
         env = self._seated[seat] = self._shared
         self._switch(seat)
         # One replay serves all states of a parent, as long as they come in order.
@@ -173,19 +185,19 @@ class Seats:
         reached, self._reached = self._reached, None
         if reached and reached[0] == key and reached[1].steps <= rollout.branch_step:
             episode = reached[1]
-            self._shared.restore(reached[2])
-        episode = _go_to(env, rollout, path, episode)
-        self._reached = (key, episode, self._shared.snapshot())
+            self._call("restore", self._shared.restore, reached[2])
+        episode = self._go_to(env, rollout, path, episode)
+        self._reached = (key, episode, self._call("snapshot", self._shared.snapshot))
         return episode.branch()
 
     def step(self, seat: int, action: str) -> Stepped:
         """Take an action in the seat's episode. Of info only score and success are kept."""
         if seat not in self._seated:
-            raise Failed("the environment's process ended in the middle of the rollout")
+            raise Lost("the environment's process ended in the middle of the rollout")
         if self._shared is not None and self._turn != seat:
             self._switch(seat)
-            self._shared.restore(self._tokens.pop(seat))
-        observation, reward, terminated, truncated, info = self._seated[seat].step(action)
+            self._call("restore", self._shared.restore, self._tokens.pop(seat))
+        observation, reward, terminated, truncated, info = self._call("step", self._seated[seat].step, action)
         told: dict[str, Any] = {key: info[key] for key in ("score", "success") if key in info}
         return observation, reward, terminated, truncated, told
 
@@ -198,9 +210,12 @@ class Seats:
             self._free.append(env)
 
     def close(self) -> None:
-        """Close the environments made here."""
+        """Close the environments made here. One that fails at it is told on stderr."""
         for env in self._made:
-            env.close()
+            try:
+                self._call("close", env.close)
+            except Exception as problem:
+                tell(f"an environment could not be closed: {say(problem)}")
 
     def _offer(self, env: Env) -> None:
         if isinstance(env, Snapshots):
@@ -211,8 +226,39 @@ class Seats:
     def _switch(self, seat: int) -> None:
         """Give the shared environment to another seat; what it holds now is kept for the seat that had it."""
         if self._turn is not None and self._turn != seat:
-            self._tokens[self._turn] = self._shared.snapshot()
+            self._tokens[self._turn] = self._call("snapshot", self._shared.snapshot)
         self._turn = seat
+
+    def _go_to(self, env: Env, rollout: Rollout, path: Recorded | None, episode: Episode | None) -> Episode:
+        """Bring the environment to the rollout's state, from `episode` (a state before it) or from a reset."""
+        if episode is None:
+            # s_0 of a task is one state: its seed comes from the task alone, so that a recording can be replayed later.
+            seed = int.from_bytes(_digest(rollout.task_id)[:4]) >> 1
+            messages, info = self._call("reset", env.reset, rollout.task_id, seed=seed)
+            messages = [_chat_message(message) for message in messages]
+            if not messages:
+                raise ValueError("the environment's reset gave no messages")
+            if path and rollout.branch_step:
+                _compare(0, path.observed(0), messages)
+            episode = Episode(list(messages))
+            episode.judge(0.0, info)
+        while episode.steps < rollout.branch_step:
+            assert path is not None
+            action = path.action(episode.steps)
+            if action is None or not isinstance(action.get("content"), str):
+                raise ValueError(f"the recording of {rollout.parent_id} has no text action at step {episode.steps}")
+            if episode.ended:
+                break
+            episode.conversation.append(action)
+            observation = episode.take(self._call("step", env.step, action["content"]))
+            expected = path.scores.get(episode.steps - 1)
+            if expected is not None and episode.score is not None and expected != episode.score:
+                raise Drift.at(episode.steps, f"score {expected}", f"score {episode.score}", observation)
+            if path.action(episode.steps) or path.observed(episode.steps):
+                _compare(episode.steps, path.observed(episode.steps), [observation])
+        if episode.ended and path and path.action(episode.steps):
+            raise Drift.at(episode.steps, "an action", f"the end of the episode ({episode.ended})")
+        return episode
 
 
 def rollout_seed(seed: int, rollout: Rollout, iteration: int) -> int:
@@ -261,37 +307,6 @@ def roll_all(seats: Seats, policy: Policy, jobs: Sequence[Job], settings: Settin
             if result.trajectory["ended"] != "error" or attempt == settings.tries - 1:
                 yield result
                 break
-
-
-def _go_to(env: Env, rollout: Rollout, path: Recorded | None, episode: Episode | None) -> Episode:
-    """Bring the environment to the rollout's state, from `episode` (a state before it) or from a reset."""
-    if episode is None:
-        # s_0 of a task is one state: its seed comes from the task alone, so that a recording can be replayed later.
-        messages, info = env.reset(rollout.task_id, seed=int.from_bytes(_digest(rollout.task_id)[:4]) >> 1)
-        messages = [_chat_message(message) for message in messages]
-        if not messages:
-            raise ValueError("the environment's reset gave no messages")
-        if path and rollout.branch_step:
-            _compare(0, path.observed(0), messages)
-        episode = Episode(list(messages))
-        episode.judge(0.0, info)
-    while episode.steps < rollout.branch_step:
-        assert path is not None
-        action = path.action(episode.steps)
-        if action is None or not isinstance(action.get("content"), str):
-            raise ValueError(f"the recording of {rollout.parent_id} has no text action at step {episode.steps}")
-        if episode.ended:
-            break
-        episode.conversation.append(action)
-        observation = episode.take(env.step(action["content"]))
-        expected = path.scores.get(episode.steps - 1)
-        if expected is not None and episode.score is not None and expected != episode.score:
-            raise Drift.at(episode.steps, f"score {expected}", f"score {episode.score}", observation)
-        if path.action(episode.steps) or path.observed(episode.steps):
-            _compare(episode.steps, path.observed(episode.steps), [observation])
-    if episode.ended and path and path.action(episode.steps):
-        raise Drift.at(episode.steps, "an action", f"the end of the episode ({episode.ended})")
-    return episode
 
 
 def _compare(step: int, expected: Sequence[Message], came: Sequence[Message]) -> None:
@@ -377,16 +392,11 @@ def is_action(message: Message) -> bool:
 
 
 def say(error: BaseException) -> str:
-    """An exception as text for the column error."""
+    """An exception as text for the column error: without credentials, and of one without end both ends."""
     if isinstance(error, Drift):
-        return error.text
+        return hide(error.text)
     text = str(error) if isinstance(error, Failed | BadRecord) else f"{type(error).__name__}: {error}"
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def short(text: str) -> str:
-    """At most 300 characters of it."""
-    return text if len(text) <= 300 else f"{text[:200]} ... {text[-80:]}"
+    return hide(ends(text)).encode("utf-8", "backslashreplace").decode()
 
 
 def _chat_message(message: Message) -> Message:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +22,28 @@ def shorten(text: str, width: int) -> str:
     """`clean` text of at most `width` characters."""
     text = clean(text[: 4 * width])
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+@contextmanager
+def prints_to_stderr() -> Iterator[None]:
+    """What is printed inside, by Python, by C or by a process started there, goes to stderr: stdout is for data."""
+    kept = None
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    with suppress(OSError):  # one of the two is closed: then only Python's prints can be turned
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            import ctypes
+
+            with suppress(OSError, AttributeError, TypeError):
+                ctypes.CDLL(None).fflush(None)  # what C has printed and not yet written
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def cell(text: str, style: str = "") -> Text:
@@ -75,8 +100,6 @@ class Rows:
 def screen() -> Console:
     """stdout as rich prints to it: in colour on a terminal (NO_COLOR: without), 100 columns wide in a pipe."""
     import io
-    import os
-    import sys
 
     from rich.console import Console
 

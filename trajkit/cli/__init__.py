@@ -123,9 +123,10 @@ def run(command: click.Command, name: str) -> None:
 
 
 def _stop(message: str, code: int) -> None:
+    from trajkit.quoting import hide
     from trajkit.terminal import clean
 
-    lines = message.split("\n")  # they may quote trajectories, whose text could steer a terminal
+    lines = hide(message).split("\n")  # they may quote trajectories, whose text could steer a terminal
     click.echo("\n".join(["trajkit: " + clean(lines[0]), *map(clean, lines[1:])]), err=True)
     sys.exit(code)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,30 @@ from trajkit.errors import UsageError
 @click.option("--max-tokens", default=512, show_default=True, type=click.IntRange(1), help="Of one answer.")
 @click.option("--stop", multiple=True, help="Text that ends an answer. Repeatable.")
 @click.option("--prompt-suffix", metavar="TEXT", help="What the policy's prompt ends with: right_prompt after nat.")
-@click.option("--timeout", default=300.0, show_default=True, type=float, help="Server: seconds for one answer.")
+@click.option(
+    "--timeout",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Server: seconds for one whole answer.",
+)
 @click.option(
     "--concurrency", default=8, show_default=True, type=click.IntRange(1), help="Rollouts in flight (server, folder)."
 )
 @click.option(
-    "--env-workers", default=0, show_default=True, type=click.IntRange(0), help="Processes that hold environments."
+    "--env-workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Processes that hold environments. 0: this one does, for a debugger; then an environment that hangs cannot be "
+    "ended, and one that ends its process ends all.",
+)
+@click.option(
+    "--step-timeout",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds for a reset, a step or the close of an environment. 0: no limit.",
 )
 @click.option("--tries", default=3, show_default=True, type=click.IntRange(1), help="Runs of a rollout that errs.")
 @click.option("--shard", default="1/1", metavar="K/N", help="Only the K-th of N parts of the plan, one per machine.")
@@ -88,6 +107,7 @@ def command(
     timeout: float,
     concurrency: int,
     env_workers: int,
+    step_timeout: float,
     tries: int,
     shard: str,
     dry_run: bool,
@@ -105,6 +125,8 @@ def command(
     from trajkit.env import key_values, load_env, load_policy
     from trajkit.explore import Settings, cost, explore
     from trajkit.policies import Sampling, Suffixed, temperatures
+    from trajkit.quoting import without_userinfo
+    from trajkit.terminal import prints_to_stderr
 
     params = rule_params(settings)
     how = Settings(
@@ -117,18 +139,16 @@ def command(
         env_workers=env_workers,
         tries=tries,
         shard=_shard(shard),
+        step_timeout=step_timeout,
     )
     make_env = partial(load_env, env_name, key_values(env_arg))
     make_policy = partial(load_policy, policy, key_values(policy_arg))
     scripted = not policy.startswith(("http://", "https://")) and not Path(policy).is_dir()
     sampling = Sampling(temperatures(temperature, samples), top_p, max_tokens, stop)
     if dry_run:
-        env = make_env()
-        try:
+        with prints_to_stderr(), closing(make_env(), step_timeout) as env:
             name = make_policy().actor if scripted else model or policy.rstrip("/").rpartition("/")[2]
             would = cost(runs, env, name, plans=plans, settings=how, m=m, samples=samples, params=params)
-        finally:
-            env.close()
         if as_json:
             print_json(asdict(would))
             return
@@ -140,7 +160,8 @@ def command(
         return
     actor: Any
     if scripted:
-        actor = make_policy()
+        with prints_to_stderr():
+            actor = make_policy()
     elif policy_arg:
         raise UsageError(f"--policy-arg is for policies named module:attr; --policy {policy} is none.")
     elif Path(policy).is_dir():
@@ -150,13 +171,15 @@ def command(
     else:
         actor = _served(policy, model, tokenizer, sampling, timeout)
         if tokenizer and not actor.uses_ids:
-            click.echo(f"{policy} gives no token ids: the conversation goes through its chat endpoint.", err=True)
+            click.echo(
+                f"{without_userinfo(policy)} gives no token ids: the conversation goes through its chat endpoint.",
+                err=True,
+            )
     if prompt_suffix and scripted:
         raise UsageError(f"--prompt-suffix is for policies that read a prompt; --policy {policy} is scripted.")
     if prompt_suffix:
         actor = Suffixed(actor, prompt_suffix)
-    env = make_env()
-    try:
+    with prints_to_stderr(), closing(make_env(), step_timeout) as env:
         counts = explore(
             runs,
             env,
@@ -169,8 +192,6 @@ def command(
             make_env=make_env,
             make_policy=make_policy if scripted else None,
         )
-    finally:
-        env.close()
     if as_json:
         names = ("rollouts", "solved", "failed", "no_verdict", "drift", "error", "already_done", "other_tasks")
         told = {name: counts[name] for name in names}
@@ -199,21 +220,31 @@ def command(
 
 def _served(policy: str, model: str | None, tokenizer: str | None, sampling: Any, timeout: float) -> Any:
     """The policy of one server, or of several with commas between their URLs."""
-    urls, key = [url.strip() for url in policy.split(",")], os.environ.get("OPENAI_API_KEY")
+    urls, key = [url.strip() for url in policy.split(",")], os.environ.get("OPENAI_API_KEY", "").strip()
     if len(urls) == 1:
         from trajkit.policies.server import Server
 
         return Server(policy, model, tokenizer, sampling, key, timeout)
-    from tqdm import tqdm
-
     from trajkit.policies.fleet import Fleet
-    from trajkit.terminal import clean
+    from trajkit.progress import tell
 
     if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
-        raise UsageError(f"--policy {policy}: {wrong[0]!r} is no URL. Write http://host:port/v1,http://host2:port/v1.")
-    return Fleet(
-        urls, model, tokenizer, sampling, key, timeout, tell=lambda line: tqdm.write(clean(line), file=sys.stderr)
-    )
+        raise UsageError(f"--policy: {wrong[0]!r} is no URL. Write http://host:port/v1,http://host2:port/v1.")
+    return Fleet(urls, model, tokenizer, sampling, key, timeout, tell=tell)
+
+
+@contextmanager
+def closing(env: Any, seconds: float) -> Iterator[Any]:
+    """The environment, which is closed then. When that takes more than `seconds` (0: no limit), stderr says so."""
+    from trajkit.progress import tell
+    from trajkit.watch import Watch, watchdog
+
+    try:
+        yield env
+    finally:
+        watch = Watch()
+        with watchdog(watch, seconds, tell):
+            watch.call("close", env.close)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -30,6 +30,7 @@ class AsyncPolicy(Protocol):
     """
 
     actor: str
+    # It may have `at_most`, the number of answers that can be asked for at once: then no more rollouts are in flight.
 
     async def answer(self, messages: Sequence[Message], *, seed: int, sample: int) -> Answer:
         """The next assistant message. `seed` differs from step to step; `sample` picks the sampling settings.
@@ -69,6 +70,7 @@ class Suffixed:
     def __init__(self, policy: AsyncPolicy, suffix: str) -> None:
         self._policy, self._suffix, self.actor = policy, suffix, policy.actor
         self.sampling, self.close = policy.sampling, policy.close
+        self.at_most: int | None = getattr(policy, "at_most", None)
 
     async def answer(self, messages: Sequence[Message], *, seed: int, sample: int) -> Answer:
         """As `AsyncPolicy`."""

@@ -12,16 +12,15 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from trajkit.env import Message
 from trajkit.errors import UsageError
+from trajkit.http_client import MAX_BYTES, Client, NoAnswer, check
 from trajkit.policies import Answer, PolicyGone, Sampling
 from trajkit.policies.server import FIRST_WAIT, GONE, NONSENSE, RETRIES, Away, Refused, Server, Unreached, read
-from trajkit.rollouts import Failed, short
-
-if TYPE_CHECKING:
-    import httpx
+from trajkit.quoting import quote, without_userinfo
+from trajkit.rollouts import Failed
 
 NEAR = 4  # requests; a conversation stays at its server up to twice those of the least busy one and this many
 ERRS = 3  # bad answers in a row, without a good one in between: the server is given a rest
@@ -43,6 +42,9 @@ class Member:
     problem: Exception | None = None
     told: bool = False
     knocking: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.shown = without_userinfo(self.url)
 
 
 class Fleet:
@@ -77,6 +79,7 @@ class Fleet:
         timeout: float = 300.0,
         retries: int = RETRIES,
         first_wait: float = FIRST_WAIT,
+        max_bytes: int = MAX_BYTES,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.members = [Member(url) for url in dict.fromkeys(url.rstrip("/") for url in urls)]
@@ -85,7 +88,14 @@ class Fleet:
         self._homes: dict[int, Member] = {}
         for member in self.members:
             try:
-                self._server = Server(member.url, model, tokenizer, sampling, api_key, timeout, retries, first_wait)
+                check(member.url)
+            except ValueError as error:
+                raise UsageError(f"--policy {error}. Write for instance http://localhost:8000/v1.") from None
+        for member in self.members:
+            try:
+                self._server = Server(
+                    member.url, model, tokenizer, sampling, api_key, timeout, retries, first_wait, max_bytes
+                )
                 break
             except Away as away:
                 member.problem = away
@@ -125,6 +135,11 @@ class Fleet:
                 return answer
             finally:
                 member.busy -= 1
+
+    @property
+    def at_most(self) -> int:
+        """As `Server.at_most`: the connections to all of them together."""
+        return self._server.at_most
 
     async def close(self) -> None:
         """Close the connections and knock no more, until the next request."""
@@ -175,7 +190,8 @@ class Fleet:
 
     async def _bring_back(self, member: Member) -> None:
         """Knock, later each time, until it is there and still serves the same."""
-        async with self._server.client() as client:
+        client = self._server.client()
+        try:
             while True:
                 wait = min(self._first_wait * 2.0 ** min(member.failures - 1, 30), LONGEST)
                 await asyncio.sleep(wait * random.uniform(0.75, 1.25))
@@ -188,15 +204,17 @@ class Fleet:
                     member.problem = away
                 member.failures += 1
                 self._tell_away(member)
+        finally:
+            await client.close()
         member.alive = True
         if member.told:
-            self._tell(f"{member.url} answers again.")
+            self._tell(f"{member.shown} answers again.")
             member.told = False
 
     def _tell_away(self, member: Member) -> None:
         if not member.told:
             member.told = True
-            self._tell(f"{member.url} is left out: {member.problem}. It is tried again from time to time.")
+            self._tell(f"{member.shown} is left out: {member.problem}. It is tried again from time to time.")
 
     async def _give_up(self, path: str) -> NoReturn:
         """Raise Failed, or PolicyGone where that is the end."""
@@ -208,14 +226,15 @@ class Fleet:
         raise PolicyGone(f"none of the {len(self.members)} servers answers: {self._problems()}")
 
     def _problems(self) -> str:
-        return "; ".join(f"{member.url}: {member.problem}" for member in self.members if member.problem)
+        return "; ".join(f"{member.shown}: {member.problem}" for member in self.members if member.problem)
 
     # --- whether they are the same ---
 
     async def _meet(self) -> None:
         """Look at all servers before the first rollout: those that are away are passed over, others are compared."""
-        async with self._server.client() as client:
-            looks = await asyncio.gather(*(self._look(m.url, client) for m in self.members), return_exceptions=True)
+        client = self._server.client()
+        looks = await asyncio.gather(*(self._look(m.url, client) for m in self.members), return_exceptions=True)
+        await client.close()
         for member, look in zip(self.members, looks, strict=True):
             if isinstance(look, Away):
                 member.alive, member.failures, member.problem = False, 1, look
@@ -223,41 +242,39 @@ class Fleet:
                 raise look
             else:
                 member.problem = None
-                self._same = self._same or look | {"at": member.url}
+                self._same = self._same or look | {"at": member.shown}
                 if difference := self._difference(look):
-                    raise UsageError(f"--policy {member.url}: {difference}. All servers have to serve the same model.")
+                    raise UsageError(
+                        f"--policy {member.shown}: {difference}. All servers have to serve the same model."
+                    )
         if not self._same:
             raise UsageError(f"no server answers at any URL of --policy: {self._problems()}")
         for member in self.members:
             if not member.alive:
                 self._tell_away(member)
 
-    async def _look(self, url: str, client: httpx.AsyncClient) -> dict[str, Any]:
+    async def _look(self, url: str, client: Client) -> dict[str, Any]:
         """What a server tells of its model; None for what it does not tell. Raises Away."""
-        import httpx
-
         asked: dict[str, Any] = {"model": self.actor, "max_tokens": 1}
         if self.turns:
             path, asked = "/completions", asked | {"prompt": PROBE, "return_token_ids": True, "logprobs": 0}
         else:
             path, asked = "/chat/completions", asked | {"messages": [{"role": "user", "content": PROBE}]}
         try:
-            listed = await client.get(url + "/models")
-            answered = await client.post(url + path, json=asked)
-        except httpx.HTTPError as error:
-            raise Away(f"no server answers there ({type(error).__name__} {error})") from error
-        except httpx.InvalidURL as error:
-            raise UsageError(f"--policy {url}: {error}. Write for instance http://localhost:8000/v1.") from error
+            listed = await client.send("GET", url + "/models")
+            answered = await client.send("POST", url + path, asked)
+        except NoAnswer as error:
+            raise Away(f"no server answers there ({error})") from None
         for response in (listed, answered):
-            if response.status_code >= 500 or response.status_code == 429:
-                raise Away(f"status {response.status_code}: {short(response.text)}")
+            if response.status >= 500 or response.status == 429:
+                raise Away(f"status {response.status}: {response.said}")
         told: dict[str, Any] = dict.fromkeys(("model", "max_model_len", "gives ids", "n_tokens", "tokens"))
         with contextlib.suppress(*NONSENSE):
             models = {model["id"]: model for model in listed.json()["data"]}
             told["model"] = self.actor if self.actor in models else next(iter(models))
             told["max_model_len"] = models[self.actor].get("max_model_len")
-        if answered.status_code in (401, 403, 404) and told["model"] in (None, self.actor):
-            told["model"] = f"none that it lets us use ({answered.status_code}: {short(answered.text)})"
+        if answered.status in (401, 403, 404) and told["model"] in (None, self.actor):
+            told["model"] = f"none that it lets us use ({answered.status}: {answered.said})"
         if self.turns:
             told["gives ids"] = False
             with contextlib.suppress(*NONSENSE):
@@ -279,7 +296,7 @@ class Fleet:
                 return f"it gives {'' if value else 'no '}token ids, {at} {'gives some' if same else 'gives none'}"
             if key in ("n_tokens", "tokens"):
                 return f"its tokenizer makes other tokens of a text than that of {at}"
-            return f"its {key} is {value}, that of {at} is {same}"
+            return f"its {key} is {quote(str(value))}, that of {at} is {quote(str(same))}"
         return ""
 
 

@@ -15,18 +15,28 @@ from typing import TYPE_CHECKING, Any
 
 from trajkit.env import Message
 from trajkit.errors import UsageError
+from trajkit.http_client import (
+    MAX_BYTES,
+    Answered,
+    BlockingClient,
+    Client,
+    Late,
+    NoAnswer,
+    TooLarge,
+    check,
+    connections_that_fit,
+)
 from trajkit.policies import Answer, PolicyGone, Sampling
-from trajkit.rollouts import Failed, short
+from trajkit.quoting import hide, holds, quote, without_userinfo
+from trajkit.rollouts import Failed
 
 if TYPE_CHECKING:
-    import httpx
-
     from trajkit.policies.turns import Turns
 
 RETRIES = 5  # after the first attempt
 FIRST_WAIT = 0.5  # seconds before the first retry; twice as long before each further one
 TOO_LONG = ("context length", "maximum model length", "max_model_len")  # what vLLM says to a prompt without room
-CONNECT = 10.0  # seconds for a connection, and for being asked whether it is there
+ASKED = 10.0  # seconds for being asked whether it is there
 GONE = 30  # requests given up one after the other, without an answer to any in between: the server is broken
 NONSENSE = (ValueError, TypeError, KeyError, IndexError, AttributeError)  # what reading an unexpected answer raises
 _CHAT_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name")
@@ -48,7 +58,9 @@ class Server:
     """The model `model` (None: the first one listed) of the server at `url`, which ends in /v1.
 
     `tokenizer` is the model's folder or name; without it the server's chat endpoint renders the conversation.
-    `timeout` is in seconds, for one answer. `uses_ids` tells which of the two it came to be.
+    `timeout` is in seconds, for one whole answer, and `max_bytes` bounds it; one that passes either is tried again as
+    any that fails. `uses_ids` tells which of the two it came to be. The API key is in no text that comes from here, and
+    an answer that holds it is refused.
     """
 
     def __init__(
@@ -61,19 +73,24 @@ class Server:
         timeout: float = 300.0,
         retries: int = RETRIES,
         first_wait: float = FIRST_WAIT,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
-        try:
-            import httpx
-        except ImportError as error:
-            raise UsageError(f"--policy {url} needs the package httpx: pip install httpx") from error
         self.url = url.rstrip("/")
+        self.shown = without_userinfo(self.url)
         self._sampling = sampling or Sampling()
         self._retries, self._first_wait = retries, first_wait
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout = httpx.Timeout(timeout, connect=min(timeout, CONNECT))
-        self._certificates = httpx.create_ssl_context()  # reading them takes longer than asking
-        self._client: httpx.AsyncClient | None = None
+        self._timeout, self._max_bytes = timeout, max_bytes
+        self._client: Client | None = None
         self._failed_in_a_row = 0
+        try:
+            check(self.url)
+        except ValueError as error:
+            raise UsageError(f"--policy {error}. Write for instance http://localhost:8000/v1.") from None
+        try:
+            self.client()
+        except ValueError as error:
+            raise UsageError(f"the API key (OPENAI_API_KEY) cannot be sent: {error}.") from None
         self.actor = model or self._first_model()
         self.turns: Turns | None = None
         if tokenizer:
@@ -116,8 +133,13 @@ class Server:
     async def close(self) -> None:
         """Close the connections."""
         if self._client is not None:
-            await self._client.aclose()
+            await self._client.close()
             self._client = None
+
+    @property
+    def at_most(self) -> int:
+        """How many requests can be in flight: each needs a connection, which is a descriptor."""
+        return connections_that_fit()
 
     async def _ask(self, path: str, request: dict[str, Any]) -> Answer:
         """Send until there is an answer. A failure that may pass is tried again, later each time."""
@@ -136,8 +158,8 @@ class Server:
                 return answer
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= GONE or not await self.listens(self.url):
-            raise PolicyGone(f"{self.url} does not answer: {problem}")
-        raise Failed(f"{self.url}{path}: {problem}, {self._retries + 1} times")
+            raise PolicyGone(f"{self.shown} does not answer: {problem}")
+        raise Failed(f"{self.shown}{path}: {problem}, {self._retries + 1} times")
 
     async def once(self, path: str, request: dict[str, Any], url: str | None = None) -> Answer:
         """Send it one time, to this server or to an equal one at `url`.
@@ -145,59 +167,56 @@ class Server:
         Raises Unreached when no answer comes, Failed for one that may be better the next time, Refused for one that
         will not, and PolicyGone for one that no request will get past (a wrong key or path).
         """
-        import httpx
-
         url = url or self.url
         if self._client is None:
-            self._client = self.client()
+            self._client = self.client(most=self.at_most)
         try:
-            response = await self._client.post(url + path, json=request)
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            slow = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
-            raise (Failed if slow else Unreached)(f"{type(error).__name__} {error}".strip()) from error
-        if response.status_code != 200:
-            said = short(response.text)
-            if response.status_code in (401, 403, 404):
-                raise PolicyGone(f"{url}{path} refuses with {response.status_code}: {said}")
-            if response.status_code in (400, 413, 422):
+            response = await self._client.send("POST", url + path, request)
+        except NoAnswer as error:
+            raise (Failed if isinstance(error, Late | TooLarge) else Unreached)(str(error)) from None
+        if response.status != 200:
+            at = f"{without_userinfo(url)}{path}"
+            if response.status in (401, 403, 404):
+                raise PolicyGone(f"{at} refuses with {response.status}: {response.said}")
+            if response.status in (400, 413, 422):
                 if any(phrase in response.text for phrase in TOO_LONG):
                     return Answer(None, cut=True)
-                raise Refused(f"{url}{path} refuses with {response.status_code}: {said}")
-            raise Failed(f"status {response.status_code}: {said}")
+                raise Refused(f"{at} refuses with {response.status}: {response.said}")
+            raise Failed(f"status {response.status}: {response.said}")
         try:
-            return read(response.json(), self.uses_ids)
+            answer = read(response.json(), self.uses_ids)
         except NONSENSE as error:
-            raise Failed(f"an answer that is none ({error}): {short(response.text)}") from error
+            raise Failed(f"an answer that is none ({quote(str(error))}): {response.said}") from None
+        message = answer.message or {}
+        if any(holds(str(message.get(key) or "")) for key in ("content", "reasoning")):
+            raise Failed("an answer that holds the API key; nothing of it is kept")
+        return answer
 
     async def listens(self, url: str) -> bool:
         """Whether anything answers there, on a new connection."""
-        import httpx
-
+        client = self.client(ASKED)
         try:
-            async with self.client(CONNECT) as client:
-                await client.get(url + "/models")
-        except httpx.HTTPError:
+            await client.send("GET", url + "/models")
+        except NoAnswer:
             return False
+        finally:
+            await client.close()
         return True
 
-    def client(self, timeout: float | None = None) -> httpx.AsyncClient:
-        """New connections, as many as are needed, with the key. `timeout` in seconds; None: that of answers."""
-        import httpx
-
-        return httpx.AsyncClient(
-            headers=self._headers,
-            timeout=timeout or self._timeout,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            verify=self._certificates,
-        )
+    def client(self, timeout: float | None = None, most: int = 10**9) -> Client:
+        """New connections, at most `most`, with the key. `timeout` in seconds; None: that of answers."""
+        return Client(self._headers, timeout or self._timeout, self._max_bytes, most)
 
     # --- before the first rollout ---
 
     def _first_model(self) -> str:
         try:
-            return str(self._send("GET", "/models").json()["data"][0]["id"])
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise UsageError(f"--policy {self.url}: it lists no models; name one with --model.") from error
+            name = str(self._send("GET", "/models").json()["data"][0]["id"])
+        except (ValueError, TypeError, KeyError, IndexError):
+            raise UsageError(f"--policy {self.shown}: it lists no models; name one with --model.") from None
+        if hide(name) != name:
+            raise UsageError(f"--policy {self.shown}: its model's name holds the API key; name one with --model.")
+        return name
 
     def _gives_ids(self, turns: Turns) -> bool:
         """Whether it takes and gives token ids: one request for one token tells."""
@@ -205,22 +224,20 @@ class Server:
         request = {"model": self.actor, "prompt": prompt, "max_tokens": 1, "return_token_ids": True, "logprobs": 0}
         response = self._send("POST", "/completions", request)
         try:
-            return response.status_code == 200 and read(response.json(), True).message is not None
+            return response.status == 200 and read(response.json(), True).message is not None
         except NONSENSE:
             return False
 
-    def _send(self, method: str, path: str, request: Mapping[str, Any] | None = None) -> httpx.Response:
-        import httpx
-
+    def _send(self, method: str, path: str, request: Mapping[str, Any] | None = None) -> Answered:
+        client = BlockingClient(self._headers, self._timeout, self._max_bytes)
         try:
-            with httpx.Client(headers=self._headers, timeout=self._timeout, verify=self._certificates) as client:
-                sent = client.request(method, self.url + path, json=request)
-        except httpx.HTTPError as error:
-            raise Away(f"--policy {self.url}: no server answers there ({error}). Start it first.") from error
-        except httpx.InvalidURL as error:
-            raise UsageError(f"--policy {self.url}: {error}. Write for instance http://localhost:8000/v1.") from error
-        if sent.status_code >= 500:
-            raise Away(f"--policy {self.url}: status {sent.status_code}: {short(sent.text)}")
+            sent = client.send(method, self.url + path, request)
+        except NoAnswer as error:
+            raise Away(f"--policy {self.shown}: no server answers there ({error}). Start it first.") from None
+        finally:
+            client.close()
+        if sent.status >= 500:
+            raise Away(f"--policy {self.shown}: status {sent.status}: {sent.said}")
         return sent
 
 
