@@ -13,6 +13,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import ssl
 import threading
 import time
@@ -120,7 +121,7 @@ class Client:
             except (OSError, ssl.SSLError) as error:
                 raise NoAnswer(f"{type(error).__name__}: {error}") from None
             finally:
-                if whole and not wire.ended and not wire.data:
+                if whole and not wire.readable:
                     self._idle.setdefault(to.origin, deque()).append((time.monotonic(), wire))
                 else:
                     self._drop(wire)
@@ -139,7 +140,7 @@ class Client:
         idle = self._idle.get(origin)
         while idle:
             since, wire = idle.pop()
-            if not wire.ended and not wire.data and time.monotonic() - since < KEEP:
+            if not wire.readable and time.monotonic() - since < KEEP:
                 return wire
             self._drop(wire)
         return None
@@ -323,6 +324,17 @@ class _Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended, self._problem = True, exc
         self._wake()
+
+    @property
+    def readable(self) -> bool:
+        """Whether it has ended, or has bytes that nobody asked for: then it can be used no more."""
+        if self.ended or self.data:
+            return True
+        if not hasattr(select, "poll"):
+            return False
+        look = select.poll()  # also what the event loop has not seen yet
+        look.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(look.poll(0))
 
     async def more(self) -> bool:
         """Wait for more bytes. False: there are none to come. Raises OSError where the connection broke."""

@@ -43,7 +43,8 @@ def remember(secret: str) -> None:
         inner = encoded[(before * 8 + 5) // 6 : len(encoded) - bool((before + len(raw)) % 3)]
         _forms.update((inner, inner.translate(str.maketrans("+/", "-_"))))
     for form in _forms:
-        _grams.update(form.lower()[at : at + GRAM] for at in range(len(form) - GRAM + 1))
+        plain, _ = _unescaped(form)  # as it is compared; it may itself hold what looks like an escape
+        _grams.update(plain[at : at + GRAM] for at in range(len(plain) - GRAM + 1))
 
 
 def hide(text: str) -> str:
