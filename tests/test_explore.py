@@ -532,10 +532,10 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     meta = [json.loads(row["meta"]) for row in rows(runs, "SELECT meta FROM trajectories WHERE n_steps > 0")]
     assert all(len(m["scores"]) > 0 for m in meta)
     for swapped in (
-        ["--policy", "envs.webshop:WebShop"],
+        ["--env", "envs.webshop:WebShop", "--policy", "envs.webshop:WebShop"],
         ["--env", "envs.webshop:Novice", "--policy", "envs.webshop:Novice"],
     ):
-        wrong = CliRunner().invoke(command, ["--runs", str(runs), *common[2:4], "--iteration", "1", *swapped])
+        wrong = CliRunner().invoke(command, ["--runs", str(runs), "--iteration", "1", *swapped])
         assert isinstance(wrong.exception, UsageError)
         assert " is no " in str(wrong.exception)
     wrong = CliRunner().invoke(command, [*novice, "--plan", "skip_lenght"])
