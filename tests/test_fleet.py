@@ -176,22 +176,23 @@ def test_what_one_server_fails_at_another_answers_the_same(three: list[Served], 
 
 
 def test_a_dead_server_is_knocked_at_later_each_time_and_comes_back(
-    three: list[Served], start: Callable[..., Served]
+    three: list[Served], start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trajkit.policies.fleet.LONGEST", 1.0)
     mortal, told = start(), list[str]()
     who = fleet(three[0], mortal, tell=told.append)
     mortal.kill()
-    knocks: list[float] = []
+    waits = noted_waits(monkeypatch)
+    came: list[bytes] = []  # GET: it is knocked at; POST: it is asked
 
     async def knocked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        knocks.append(time.monotonic())
+        came.append(await reader.read(4))
         writer.close()
 
     async def until(true: Callable[[], bool]) -> None:
-        end = time.monotonic() + 15
-        while not true():
-            assert time.monotonic() < end
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(300):
+            while not true():
+                await asyncio.sleep(0.01)
 
     async def ask(about: str) -> None:
         await asyncio.gather(*(who.answer(talk(f"{about} {n}"), seed=n, sample=0) for n in range(4)))
@@ -200,13 +201,14 @@ def test_a_dead_server_is_knocked_at_later_each_time_and_comes_back(
         door = await asyncio.start_server(knocked, "127.0.0.1", mortal.port)
         await ask("dead")  # two of the four go to each, and the dead one's two to the other then
         assert answered(three[0], "dead") == 4
-        first = len(knocks)
-        assert first == 2
         await ask("away")
         assert answered(three[0], "away") == 4
-        await until(lambda: len(knocks) >= first + 4)
-        gaps = [later - earlier for earlier, later in zip(knocks[first - 1 :], knocks[first:], strict=False)]
-        assert gaps[3] > gaps[1] > 0.05 and gaps[3] > 0.25
+        await until(lambda: came.count(b"GET ") >= 6)
+        assert came.count(b"POST") == 2
+        knocking = who.members[1].knocking
+        assert knocking
+        for wait, about in zip(waits[knocking], (0.05, 0.1, 0.2, 0.4, 0.8, 1.0), strict=False):
+            assert 0.75 * about <= wait <= 1.25 * about
         assert len(told) == 1 and told[0].startswith(f"{mortal.url} is left out: no server answers there (")
         door.close()
         await door.wait_closed()
@@ -227,15 +229,33 @@ def test_a_dead_server_is_knocked_at_later_each_time_and_comes_back(
     asyncio.run(go())
 
 
-def test_when_all_are_dead_it_waits_as_long_as_for_one_and_says_so(start: Callable[..., Served]) -> None:
+def noted_waits(monkeypatch: pytest.MonkeyPatch) -> dict[Any, list[float]]:
+    """How long each task asks to sleep, from now on; how long it then does is the machine's affair."""
+    waits: dict[Any, list[float]] = {}
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float, *more: Any) -> Any:
+        waits.setdefault(asyncio.current_task(), []).append(seconds)
+        return await sleep(seconds, *more)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    return waits
+
+
+def test_when_all_are_dead_it_waits_as_long_as_for_one_and_says_so(
+    start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
     two = [start(), start()]
     who = fleet(*two, retries=3)
     for served in two:
         served.kill()
-    began = time.monotonic()
+    waits = noted_waits(monkeypatch)
     with pytest.raises(PolicyGone, match=rf"none of the 2 servers answers: {two[0].url}: .*; {two[1].url}: "):
         asyncio.run(answers(who, "gone", 3))
-    assert 0.75 * 0.35 < time.monotonic() - began < 5
+    longest = [wait for wait in max(waits.values(), key=len) if wait]
+    assert len(longest) == 3
+    for wait, about in zip(longest, (0.05, 0.1, 0.2), strict=True):
+        assert 0.75 * about <= wait <= 1.25 * about
 
 
 # --- the start ---------------------------------------------------------------------------------

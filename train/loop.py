@@ -50,6 +50,7 @@ from trajkit.policies import AsyncPolicy, Sampling, Suffixed
 from trajkit.rules import closure
 from trajkit.rules import method as find_method
 from trajkit.select import select
+from trajkit.terminal import prints_to_stderr
 
 MANIFEST = "manifest.json"
 
@@ -394,7 +395,9 @@ def _say(run: Path, text: str) -> None:
 @click.option("--begin", type=click.Path(exists=True, path_type=Path), help="Take theta-0 over from this run.")
 def command(out: Path, config: tuple[str, ...], overrides: tuple[str, ...], begin: Path | None) -> None:
     """Clone, explore, select, train, again: Algorithm 1 in one folder."""
-    click.echo(loop(out, load(config, overrides), begin))
+    with prints_to_stderr():  # an environment may print
+        done = loop(out, load(config, overrides), begin)
+    click.echo(done)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from trajkit.errors import TrajkitError, UsageError
 from trajkit.terminal import clean
 
 POLL = 0.2  # seconds between two looks at a server that is not up yet
+ASKED = 5.0  # seconds for its whole answer
+LONGEST = 2**20  # bytes of it
 GRACE = 30.0  # seconds from SIGTERM to SIGKILL
 LAST_LINES = 12  # of the log, in an error
 
@@ -108,8 +110,13 @@ def _wait(process: subprocess.Popen[bytes], url: str, seconds: float, log: Path,
 
 def _answers(url: str) -> bool:
     try:
-        with _OPENER.open(f"{url}/models", timeout=5) as response:
-            return bool(json.load(response)["data"])
+        with _OPENER.open(f"{url}/models", timeout=ASKED) as response:
+            answer, end = bytearray(), time.monotonic() + ASKED
+            while part := response.read1(65536):
+                answer += part
+                if len(answer) > LONGEST or time.monotonic() > end:
+                    return False
+            return bool(json.loads(answer)["data"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
