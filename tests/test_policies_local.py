@@ -21,6 +21,7 @@ from trajkit.policies import Answer, Sampling
 torch = pytest.importorskip("torch", reason="needs torch: pip install trajkit[local]")
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install trajkit[local]")
 
+from model_kinds import folder_of  # noqa: E402
 from model_server import make_tokenizer  # noqa: E402
 
 from trajkit.policies.local import Local  # noqa: E402
@@ -177,6 +178,42 @@ def test_other_kinds_of_models(folder: Path, tmp_path: Path, kind: str, more: di
             logits = plain(torch.tensor([prompt + message["token_ids"]]), use_cache=False).logits[0].log_softmax(-1)
             wanted = [logits[len(prompt) - 1 + at, token].item() for at, token in enumerate(message["token_ids"])]
             assert message["logprobs"] == pytest.approx(wanted, abs=1e-4)
+            talk += [message, {"role": "user", "content": "and now?"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fit"),
+    [("llama", "slots"), ("qwen3_moe", "slots"), ("deepseek_v3", "slots"), ("gemma3", "whole"), ("qwen3_next", "whole"),
+     ("lfm2", "whole"), ("mamba2", "whole"), ("gpt_oss", "whole"), ("llama4", "whole"), ("bloom", "whole"),
+     ("gemma2", "whole"), ("gpt_neo", "whole"), ("bert", "one"), ("phi3", "one")],
+)  # fmt: skip
+def test_how_conversations_go_together_is_tried_out(
+    tmp_path: Path, kind: str, fit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a model's layers keep: an answer beside others is the one it gives alone, in its own (eager) attention.
+
+    gpt_neo has windows of which its cache knows nothing; bert sees what is padded; phi3's rotary embedding changes with
+    the longest conversation.
+    """
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "long_factor": [4.0] * 4, "short_factor": [1.0] * 4}
+    changed: dict[str, Any] = {} if kind != "phi3" else {
+        "sliding_window": None, "original_max_position_embeddings": 60,
+        "rope_parameters": rope | {"original_max_position_embeddings": 60},
+    }  # fmt: skip
+    folder = folder_of(kind, tmp_path, **changed)
+    capsys.readouterr()
+    model = Local(str(folder), Sampling((0.0,), max_tokens=6), batch=3)
+    assert capsys.readouterr().err.count("which is slow") == (fit != "slots")
+    assert model._fit == fit
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    talks: list[list[Message]] = [list(asked) for asked in ASKED]
+    for _ in range(2):
+        for talk, answer in zip(talks, ask(model, talks), strict=True):
+            message, ids = said(answer), model.turns.prompt(talk)
+            for token, logprob in zip(message["token_ids"], message["logprobs"], strict=True):
+                scores = plain(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].log_softmax(-1)
+                assert logprob == pytest.approx(scores[token].item(), abs=1e-4)
+                ids = [*ids, token]
             talk += [message, {"role": "user", "content": "and now?"}]
 
 

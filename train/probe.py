@@ -10,8 +10,7 @@ about its architecture.
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,15 +22,14 @@ from train.packing import Pack, pack
 from train.passes import Backend, autocast, hidden, logits, set_one_row_a_pass
 from trajkit.errors import UsageError
 from trajkit.masks import Row
+from trajkit.policies.trial import BEYOND, EXACT, attend_by, in_float32, lengths, off, settle_attention
 from trajkit.terminal import clean
 
 LONG, SHORT = 24, 17  # tokens of the two rows
-BEYOND = 8  # tokens that the longer row has past where a model may begin to treat a row otherwise
-# How far what is predicted for a token may be off, as a share of it: in float32, and where bfloat16 is computed with.
-# Rounding is off by about 1e-6 and 0.02, what packing spoils by 0.01 to 1.
-EXACT, COARSE = 1e-4, 0.1
-BLOCK = 4  # tokens that are judged together where numbers are coarse
-_LIMITS = re.compile("window|chunk|index_topk")  # settings of a config, in tokens
+# How far what is predicted for a token may be off, as a share of it, where bfloat16 is computed with: rounding is off
+# by about 0.02, what packing spoils by up to 1.
+COARSE = 0.1
+BLOCK = 4  # tokens that are judged together there
 
 
 def probe(model: Any, ids: Sequence[int], context: int, backend: Backend, *, head: bool = False) -> None:
@@ -47,10 +45,10 @@ def probe(model: Any, ids: Sequence[int], context: int, backend: Backend, *, hea
     few = _rows(ids, min(LONG, context), min(SHORT, context)).to(device)
     together = _rows(ids, max(few.lengths[0], _beyond(model.config, context)), few.lengths[1]).to(device)
     exact = backend == "plain"  # Unsloth's kernels are run as in training
-    with torch.no_grad(), _still(model, backend), _in_float32(model) if exact else autocast(device):
+    with torch.no_grad(), _still(model, backend), in_float32(model) if exact else autocast(device):
         try:
             if backend == "plain":
-                _own_attention(model, few, head, exact)
+                settle_attention(model, lambda: _alone(model, few, "plain", head))
             wanted = _alone(model, together, backend, head)
         except Exception as error:  # whatever its own code raises
             raise UsageError(f"the model does not run: {clean(_first_line(error))}") from error
@@ -59,19 +57,6 @@ def probe(model: Any, ids: Sequence[int], context: int, backend: Backend, *, hea
         _check_order(model, together, wanted[0], backend, head, exact)
         why = _trial(model, together, wanted, backend, head, exact)
     set_one_row_a_pass(model, why)
-
-
-def _own_attention(model: Any, few: Pack, head: bool, exact: bool) -> None:
-    """Keep the attention that transformers chose, if it is the one that the model's own code spells out (eager), and
-    take that one where not: a faster one may leave something out, as Gemma 2's does the capping of scores."""
-    chosen = model.config._attn_implementation
-    fast = _alone(model, few, "plain", head)
-    _attend_by(model, "eager")
-    if model.config._attn_implementation == chosen or not all(
-        _equal(*both, exact) for both in zip(fast, _alone(model, few, "plain", head), strict=True)
-    ):
-        return
-    _attend_by(model, chosen)
 
 
 def _rows(ids: Sequence[int], *lengths: int) -> Pack:
@@ -87,7 +72,7 @@ def _trial(model: Any, together: Pack, wanted: list[Tensor], backend: Backend, h
     if backend == "plain":
         from train.attention import NAME  # not before: Unsloth has to come before transformers
 
-        _attend_by(model, NAME)
+        attend_by(model, NAME)
     why = "with other rows in its forward pass this model predicts other tokens"
     try:
         packed = torch.cat(_together(model, together, backend, head))
@@ -99,7 +84,7 @@ def _trial(model: Any, together: Pack, wanted: list[Tensor], backend: Backend, h
     except Exception as error:  # a model that does not know the arguments, say
         why = f"it does not take packed rows ({clean(_first_line(error))})"
     if backend == "plain":
-        _attend_by(model, own)
+        attend_by(model, own)
         if not all(_equal(*both, exact) for both in zip(_alone(model, together, backend, head), wanted, strict=True)):
             raise UsageError(f"{why}, and its own attention cannot be put back: it cannot be trained here.")
     return f"{why}: each row has a pass of its own, which is exact and slower."
@@ -148,40 +133,15 @@ def _equal(found: Tensor, wanted: Tensor, exact: bool) -> bool:
     Coarse numbers send a token of a mixture of experts to another expert now and then: there the middle one of every
     few tokens counts.
     """
-    off = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp(min=1e-9)
+    shares = off(found, wanted)
     if exact:
-        return bool((off <= EXACT).all())  # not for NaN
-    return all(bool(block.median() <= COARSE) for block in off.split(BLOCK))
+        return bool((shares <= EXACT).all())  # not for NaN
+    return all(bool(block.median() <= COARSE) for block in torch.split(shares, BLOCK))
 
 
 def _beyond(config: Any, context: int) -> int:
     """How long a row of at most `context` tokens must be to meet everything that the config changes with length."""
-    told = config.to_dict()
-    limits = [value for name, value in _numbers(told) if _LIMITS.search(name)]
-    if re.search("longrope|dynamic", str(told)):  # rotary embeddings that change with the longest row
-        limits += [value for name, value in _numbers(told) if name == "original_max_position_embeddings"]
-    return max((min(limit + BEYOND, context) for limit in limits if 0 < limit < context), default=0)
-
-
-def _numbers(told: Any) -> Iterator[tuple[str, int]]:
-    for name, value in told.items() if isinstance(told, dict) else ():
-        if isinstance(value, int) and not isinstance(value, bool):
-            yield str(name), value
-        yield from _numbers(value)
-
-
-def _attend_by(model: Any, name: str) -> None:
-    """Set the attention; a model that knows no other keeps its own, and that is what is then compared."""
-    from transformers.utils import logging
-
-    shown = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it warns of models that know no other
-    try:
-        model.set_attn_implementation(name)
-    except ValueError:
-        pass
-    finally:
-        logging.set_verbosity(shown)
+    return max((min(limit + BEYOND, context) for limit in lengths(config) if limit < context), default=0)
 
 
 @contextmanager
@@ -196,49 +156,6 @@ def _still(model: Any, backend: Backend) -> Iterator[None]:
     finally:
         for module, was in training.items():
             module.training = was
-
-
-@contextmanager
-def _in_float32(model: Any) -> Iterator[None]:
-    """Compute in float32 whatever the weights are held in, so that rounding is not taken for a difference.
-
-    A layer's weights are float32 while the layer runs, those outside of layers all the time: on top of the model there
-    is never more in memory than these.
-    """
-    layers: list[Any] = []
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList):
-            within = {id(part) for layer in layers for part in layer.modules()}
-            layers += [layer for layer in module if id(layer) not in within]
-    inside = {id(tensor) for layer in layers for tensor in (*layer.parameters(), *layer.buffers())}
-
-    def cast(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        were = [(t, t.data) for t in tensors if t.is_floating_point() and t.dtype != torch.float32]
-        for tensor, _ in were:
-            tensor.data = tensor.data.float()
-        return were
-
-    def restore(were: list[tuple[Tensor, Tensor]]) -> None:
-        while were:
-            tensor, data = were.pop()
-            tensor.data = data
-
-    running: list[tuple[Tensor, Tensor]] = []
-    hooks = []
-    for layer in layers:
-        tensors = [*layer.parameters(), *layer.buffers()]
-        hooks += [
-            layer.register_forward_pre_hook(lambda *_, tensors=tensors: running.extend(cast(tensors))),
-            layer.register_forward_hook(lambda *_: restore(running), always_call=True),
-        ]
-    outside = cast(t for t in (*model.parameters(), *model.buffers()) if id(t) not in inside)
-    try:
-        yield
-    finally:
-        restore(outside)
-        restore(running)
-        for hook in hooks:
-            hook.remove()
 
 
 def _first_line(error: Exception) -> str:

@@ -13,14 +13,21 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from trajkit.env import Message
 from trajkit.errors import UsageError
 from trajkit.policies import Answer, Sampling
 from trajkit.policies.turns import Turns
+from trajkit.terminal import clean
 
 if TYPE_CHECKING:
     from trajkit.policies.slots import Request, Slots
 
+_SLOW = {
+    "whole": "this model's past cannot be kept between tokens: it is fed whole conversations, which is slow.",
+    "one": "what this model says hangs on what else is in the pass: it answers one at a time, which is slow.",
+}
 _PASSES = 16  # at most, until the event loop is asked what else there is to do
 
 
@@ -30,13 +37,16 @@ class Local:
     At most `batch` requests are answered together. Token ids and log-probabilities (of the model itself, before
     temperature and top_p, as vLLM gives them) are kept. The memory for keys and values grows with the longest
     conversation, `batch` times. A model whose layers see only a window of the past, or keep a state instead of it, is
-    fed the whole conversation for every token, which is slow.
+    fed the whole conversation for every token, which is slow; one that does not keep conversations apart answers one at
+    a time. That is tried out when it is loaded, and said on stderr.
     """
 
     def __init__(self, folder: str, sampling: Sampling | None = None, batch: int = 8) -> None:
         try:
             import torch
             from transformers import AutoModelForCausalLM
+
+            from trajkit.policies.trial import fit
         except ImportError as error:
             raise UsageError(
                 f"--policy {folder} needs the packages torch and transformers: pip install 'trajkit[local]'"
@@ -48,7 +58,13 @@ class Local:
             raise UsageError(f"--policy {folder}: no model can be loaded there ({error}).") from error
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.to(self._device).eval()
-        self._sampling, self._batch = sampling or Sampling(), batch
+        try:
+            self._fit = fit(self._model)
+        except Exception as error:  # whatever its own code raises
+            raise UsageError(f"--policy {folder}: the model there does not run ({clean(str(error))}).") from error
+        if self._fit != "slots":
+            click.echo(f"--policy {clean(folder)}: {_SLOW[self._fit]}", err=True)
+        self._sampling, self._batch = sampling or Sampling(), batch if self._fit != "one" else 1
         self._slots: Slots | None = None
         ends = model.generation_config.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
@@ -97,7 +113,9 @@ class Local:
         from trajkit.policies.slots import Slots
 
         while self._asked:
-            slots = self._slots = self._slots or Slots(self._model, self._batch, self._sampling.top_p)
+            slots = self._slots = self._slots or Slots(
+                self._model, self._batch, self._sampling.top_p, keep=self._fit == "slots"
+            )
             newcomers, self._waiting = self._waiting[: slots.free], self._waiting[slots.free :]
             try:
                 over = await asyncio.to_thread(self._some_passes, slots, newcomers)

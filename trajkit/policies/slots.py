@@ -73,11 +73,14 @@ class Kept(Cache):
 
 
 class Slots:
-    """`n` slots over a causal language model. Not for two threads at once."""
+    """`n` slots over a causal language model. Not for two threads at once.
 
-    def __init__(self, model: Any, n: int, top_p: float = 1.0) -> None:
+    `keep`: keys and values are kept, which must suit the model (trajkit.policies.trial); else each conversation is fed
+    whole for every token."""
+
+    def __init__(self, model: Any, n: int, top_p: float = 1.0, *, keep: bool) -> None:
         self._model, self._n, self._top_p = model, n, top_p
-        self._kept = Kept(n) if keeps(model) else None
+        self._kept = Kept(n) if keep else None
         self._ids = np.zeros((n, 0), dtype=np.int64)  # of each slot's conversation
         self._length = np.zeros(n, dtype=np.int64)  # how many ids it has
         self._held = np.zeros(n, dtype=np.int64)  # of how many the keys and values are there
@@ -188,10 +191,10 @@ class Slots:
 
 
 def keeps(model: Any) -> bool:
-    """Whether the model's past is keys and values at places, all of them seen: what `Kept` holds.
+    """Whether the model says that its past is keys and values at places, all of them seen: what `Kept` holds.
 
-    Not where layers see a window of it or keep a state instead, nor where places are not told by position_ids. Such
-    a model is fed the whole conversation for every token.
+    Not where layers see a window of it or keep a state instead, nor where places are not told by position_ids. Whether
+    it is so is tried (trajkit.policies.trial.fit).
     """
     import inspect
 
