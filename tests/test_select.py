@@ -486,6 +486,26 @@ def test_other_wrong_calls(tmp_path: Path) -> None:
         assert result.code == 2 and said in result.err, result
 
 
+def test_a_rule_that_finds_only_one_role_says_which_it_reads(tmp_path: Path) -> None:
+    experts = write_run(tmp_path / "experts", pair("e"))
+    said = trajkit("select", "--input", experts, "--dry-run", "--method", "eef").err
+    assert "no trajectory has the role policy, and eef reads those: `import` says whose actions they are with" in said
+    assert (
+        "no trajectory has the role"
+        not in trajkit("select", "--input", experts, "--dry-run", "--method", "sft_all").err
+    )
+    both = write_run(tmp_path / "both", pair("e"), policy("p"))
+    for method in ("eef", "rft", "eto", "self_play", "step_rewards"):
+        assert (
+            "no trajectory has the role" not in trajkit("select", "--input", both, "--dry-run", "--method", method).err
+        )
+    mine = write_run(tmp_path / "mine", policy("p"))
+    assert (
+        "no trajectory has the role expert, and nat"
+        in trajkit("select", "--input", mine, "--dry-run", "--method", "nat").err
+    )
+
+
 def test_an_iteration_that_nobody_made_gives_no_recovery(tmp_path: Path) -> None:
     runs = write_run(tmp_path / "runs", pair("e"), policy("p"))
     assert [row["kind"] for row in chosen(runs, "--iteration", "7")] == ["initial"]

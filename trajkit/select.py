@@ -25,6 +25,7 @@ from trajkit.object_store import Location, locate
 from trajkit.progress import bar
 from trajkit.rules import SHARED, Rule, closure, rules
 from trajkit.rules import method as find_method
+from trajkit.schema import ROLES
 from trajkit.terminal import clean
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ class Summary:
     """What a selection took and left out.
 
     `writes` is examples, pairs or values; `kinds` counts them (n) with their actions, of pairs by level, of values by
-    role. `n_other_prompts`: pairs whose two sides were asked with different words.
+    role. `n_other_prompts`: pairs whose two sides were asked with different words. `no_role`: the roles that the
+    method reads and no trajectory has, where it finds one role at most.
     """
 
     method: str
@@ -138,6 +140,7 @@ class Summary:
     n_recovery_states: int | None = None
     n_other_prompts: int = 0
     input_fingerprint: str = ""
+    no_role: list[str] = field(default_factory=list)
 
     @property
     def n_rows(self) -> int:
@@ -175,6 +178,9 @@ class Summary:
             )
         lines.append(f"left out of {self.n_trajectories:,} trajectories")
         lines += [f"  {row['n_trajectories']:>9,}   {clean(row['reason'])}" for row in self.left_out] or ["  none"]
+        for role in self.no_role:
+            way_out = "`import` says whose actions they are with --role" if role != "scorer" else "`explore` makes them"
+            lines.append(f"no trajectory has the role {role}, and {self.method} reads those: {way_out}")
         return "\n".join(lines)
 
 
@@ -288,6 +294,7 @@ def run_method(runs: AnyRuns, rule: Rule) -> str:
 
 def _summary(runs: AnyRuns, rule: Rule, writes: str) -> Summary:
     used = " ".join([rule.sql, *(part.sql for part in closure(rule.sql) if part.name != "params")])
+    read = [role for role in ROLES if re.search(rf"'{role}'", re.sub(r"--[^\n]*", "", used))]
     used = re.sub(r"--[^\n]*|'(?:[^']|'')*'", "", used)
     params = {
         name: value
@@ -295,6 +302,7 @@ def _summary(runs: AnyRuns, rule: Rule, writes: str) -> Summary:
         if re.search(rf"(?<!AS )\b{name}\b(?!\.)", used)  # and not an alias of that name
     }
     tasks = runs.rows(runs.compose(rules()["task_counts"].sql))[0]
+    roles = {row["role"] for row in runs.rows("SELECT DISTINCT role FROM outcomes")}
     names = {used.name for used in closure(rule.sql)}
     recovery = "first_recovery_state" in names
     fingerprint = runs.rows(runs.compose(rules()["input_fingerprint"].sql))[0]["fingerprint"]
@@ -316,6 +324,7 @@ def _summary(runs: AnyRuns, rule: Rule, writes: str) -> Summary:
         if recovery
         else None,
         input_fingerprint=f"{int(fingerprint or 0):x}",
+        no_role=[role for role in read if role not in roles] if roles and len({*read} & roles) < 2 else [],
     )
 
 
