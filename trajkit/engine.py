@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar
 from trajkit.errors import BadData, OutOfMemory, TrajkitError, UsageError
 from trajkit.object_store import Location, Url, absolute, let_read, locate, side_by_side, told_by_store
 from trajkit.progress import query_bar
-from trajkit.rules import SHARED, closure, code, compose, did_you_mean, params_sql, views
+from trajkit.rules import SHARED, closure, code, compose, did_you_mean, functions, params_sql, views
 from trajkit.schema import JSON_COLUMNS, TABLE_DOCS, TABLES, Field
 from trajkit.store import all_parts
 from trajkit.temporary import TemporaryFolder
@@ -115,6 +115,8 @@ class Runs:
         self._open = let_read(self.con, self.path)
         self.con.execute(f"SET TimeZone = 'UTC'; CREATE SCHEMA {MADE}; CREATE SCHEMA shared")
         self.con.execute(f"SET search_path = '{MADE},main'")
+        for function in functions():
+            self.con.execute(function)
         self._undefined = set(views())  # rules whose views nobody has asked for yet: to make all takes half a second
         self._shared: set[str] = set()
         self._read_folder()
@@ -338,6 +340,7 @@ class Runs:
 
     def statements(self, live: bool = False) -> Iterator[str]:
         """The SQL that makes the views. `live`: for plain DuckDB, reading whatever parts lie below the folder then."""
+        yield from functions()
         yield from self._table_statements(live)
         for name in views():
             yield from self._view_statements(name)

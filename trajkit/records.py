@@ -6,18 +6,21 @@ import hashlib
 import json
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate, compress, repeat
 from typing import Any, NamedTuple
 
 import orjson
 
+from trajkit.canonical import canonical_calls
 from trajkit.errors import BadRecord
 from trajkit.schema import ENDED, MESSAGE_ROLES, MESSAGES, ROLES
 
 Row = dict[str, Any]
 Columns = dict[str, Sequence[Any]]
+Actions = Callable[[Callable[[Any], str]], Iterable[str]]  # given how calls are written
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
@@ -61,20 +64,30 @@ def to_json(value: Any) -> str:
 def actions_digest(messages: Iterable[Mapping[str, Any]]) -> str:
     """The digest of the actions among `messages` (rows or chat messages), 32 hex characters.
 
-    What counts is content, reasoning, and each tool call's function and arguments; ids that a
-    server draws anew at every call do not. `sql/tables/action_sequences.sql` computes the same.
+    What counts is content, reasoning, and each tool call's name and arguments, as `canonical_calls` writes them.
+    `sql/tables/action_sequences.sql` computes the same.
     """
-    return _digest(_action_texts(messages))
+    return _digest(_action_texts(messages, _canonical))
 
 
-def _action_texts(messages: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def _action_texts(messages: Iterable[Mapping[str, Any]], told: Callable[[Any], str]) -> Iterator[str]:
+    """Each action's text, in which `told` writes the tool calls."""
     for message in messages:
         if message["role"] != "assistant" or message.get("context"):
             continue
         calls = message.get("tool_calls")
-        calls = json.loads(calls) if isinstance(calls, str) else calls
-        functions = to_json([c["function"] for c in calls if isinstance(c, dict) and "function" in c]) if calls else ""
+        functions = told(calls) if calls else ""
         yield "\x1f".join((message.get("content") or "", message.get("reasoning") or "", functions))
+
+
+def _canonical(calls: Any) -> str:
+    return canonical_calls(calls if isinstance(calls, str) else to_json(calls))
+
+
+def _first_edition(calls: Any) -> str:
+    """The calls as trajectory ids have them for ever, whatever `actions_digest` has."""
+    calls = json.loads(calls) if isinstance(calls, str) else calls
+    return to_json([c["function"] for c in calls if isinstance(c, dict) and "function" in c])
 
 
 def _digest(texts: Iterable[str]) -> str:
@@ -127,6 +140,7 @@ def record(
     if success is not None and not isinstance(success, bool):
         raise BadRecord(f"success is {success!r}: true, false or null is needed")
     columns, n_steps, actions = _columns(messages, branch_step, first_seq)
+    digest = _digest(actions(_first_edition))
     identity: Row = {
         "task_id": task_id,
         "env": env,
@@ -142,13 +156,15 @@ def record(
         "success": success,
         "ended": ended,
         "error": error,
-        "actions_digest": _digest(actions),
+        "actions_digest": digest,
         "tools": None if tools is None else tools if isinstance(tools, str) else to_json(tools),
         "seed": seed,
     }
     # Provenance: two records that differ only here are the same trajectory.
     provenance: Row = {"created_at": created_at, "meta": to_json(meta) if meta else None}
     trajectory_id = hashlib.sha256(_identity_json(identity, columns)).hexdigest()[:32]
+    if "tool_calls" in columns:
+        identity["actions_digest"] = _digest(actions(_canonical))
     size = _size(columns) + len(provenance["meta"] or "")
     return Record({"trajectory_id": trajectory_id, **identity, **provenance}, columns, size)
 
@@ -182,8 +198,8 @@ def _all_columns(columns: Columns) -> list[Iterable[Any]]:
     return [columns.get(name) or repeat(None) for name in _COLUMNS]
 
 
-def _columns(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> tuple[Columns, int, Iterable[str]]:
-    """The messages' columns, the number of actions among them, and these as `_digest` takes them."""
+def _columns(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> tuple[Columns, int, Actions]:
+    """The messages' columns, the number of actions among them, and what gives these as `_digest` takes them."""
     messages = list(messages)
     with suppress(KeyError, TypeError):  # what is wrong is told below
         roles, contents = [message["role"] for message in messages], [message["content"] for message in messages]
@@ -191,11 +207,11 @@ def _columns(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> tupl
             actions = [role == "assistant" for role in roles]
             *steps, after = accumulate(actions, initial=step)
             columns = {"seq": range(seq, seq + len(roles)), "step": steps, "role": roles, "content": contents}
-            return columns, after - step, [f"{content}\x1f\x1f" for content in compress(contents, actions)]
+            return columns, after - step, lambda told: (f"{content}\x1f\x1f" for content in compress(contents, actions))
     rows = _rows(messages, step, seq)
     columns = {name: [row[name] for row in rows] for name in _COLUMNS}
     used = {name: values for name, values in columns.items() if name in _PLAIN or values.count(None) < len(rows)}
-    return used, sum(map(_is_action, rows)), _action_texts(rows)
+    return used, sum(map(_is_action, rows)), partial(_action_texts, rows)
 
 
 def _rows(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> list[Row]:

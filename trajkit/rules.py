@@ -88,6 +88,26 @@ def rules() -> Mapping[str, Rule]:
     return ordered
 
 
+@cache
+def functions() -> list[str]:
+    """The statements that make the functions of sql/functions/, each after those it calls."""
+    found = {
+        path.stem: path.read_text().rstrip().rstrip(";") for path in sorted((sql_folder() / "functions").glob("*.sql"))
+    }
+    ordered: list[str] = []
+
+    def visit(name: str) -> None:
+        for other in found.keys() - {name}:
+            if re.search(rf"\b{other}\(", code(found[name])):
+                visit(other)
+        if found[name] not in ordered:
+            ordered.append(found[name])
+
+    for name in found:
+        visit(name)
+    return ordered
+
+
 def views() -> Mapping[str, Rule]:
     """The rules that every runs/ folder has as views. (Checks and `select`'s own steps read what only those make.)"""
     return {name: rule for name, rule in rules().items() if rule.kind not in ("checks", "select")}

@@ -31,7 +31,7 @@ actions AS (
         m.seq,
         md5(
             coalesce(m.content, '') || chr(31) || coalesce(m.reasoning, '') || chr(31)
-            || coalesce(CAST(to_json(json_extract(m.tool_calls, '$[*].function')) AS VARCHAR), '')
+            || canonical_calls(m.tool_calls)
         ) AS digest
     FROM segments AS s
     INNER JOIN messages AS m ON s.owner_id = m.trajectory_id

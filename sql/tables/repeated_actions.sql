@@ -1,6 +1,6 @@
 -- repeated_actions: the policy rollouts that begin with the very action that the expert took.
 -- One row per (expert, policy rollout of the current iteration from one of its states) where both have an action there
--- and these say the same: text, reasoning, and the calls' functions (their ids are drawn anew by a server).
+-- and these say the same: text, reasoning, and the calls' names and arguments (canonical_calls).
 -- In that state the two actions are one: there is nothing to prefer, and its step reward is the expert's.
 WITH compared AS (
     SELECT
@@ -33,7 +33,7 @@ actions AS MATERIALIZED (
         m.step,
         coalesce(m.content, '') AS content,
         coalesce(m.reasoning, '') AS reasoning,
-        coalesce(CAST(to_json(json_extract(m.tool_calls, '$[*].function')) AS VARCHAR), '[]') AS calls
+        canonical_calls(m.tool_calls) AS calls
     FROM messages AS m
     INNER JOIN sides AS s ON m.trajectory_id = s.trajectory_id AND m.step = s.step
     WHERE m.role = 'assistant' AND NOT coalesce(m.context, FALSE)

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from trajkit import canonical
 from trajkit.engine import quoted, refuse_unknown
 from trajkit.errors import BadData, TrajkitError, UsageError
 from trajkit.rules import closure, params_sql, references, views
@@ -60,6 +61,10 @@ class SparkRuns:
         for key, value in SETTINGS.items():
             self.spark.conf.set(key, value)
         self.spark.udf.register(PRINTF, lambda form, *values: None if None in values else form % values)
+        from pyspark.cloudpickle import register_pickle_by_value
+
+        register_pickle_by_value(canonical)  # its workers may have no trajkit
+        self.spark.udf.register("canonical_calls", canonical.canonical_calls)
         self.files = listed(self.spark, self.path)
         for table in TABLES:
             self._read(table)
