@@ -139,7 +139,7 @@ def _select(run: Path, settings: Settings, method: str, k: int, folder: Path) ->
             return data
     make_folder(folder)
     params = {"iteration": k, "m": settings.explore.m, **settings.loop.select}
-    hidden = folder / ".selected.tmp"
+    hidden = folder / ".selected.parquet"
     summary = select(run / "runs", hidden, method, params)
     _say(run, f"theta-{k}: select\n{summary.text()}")
     if summary.writes == "values":
