@@ -130,7 +130,7 @@ def test_messages_steer_no_terminal(tmp_path: Path) -> None:
 
 def test_hostile_values_in_the_summary_steer_no_terminal(tmp_path: Path) -> None:
     runs = write_run(tmp_path / "runs", pair("e", split="\x1b[2Jtest\nleft out of 0"))
-    result = trajkit("select", "--input", runs, "--dry-run")
+    result = trajkit("select", "--input", runs, "--dry-run", "--allow-empty")
     assert result.code == 0
     assert all(c.isprintable() or c == "\n" for c in result.err)
     assert result.err.count("\nleft out of") == 1

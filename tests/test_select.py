@@ -23,6 +23,7 @@ from test_store import small_disk
 import trajkit as library
 from trajkit.errors import BadData, UsageError
 from trajkit.rules import methods
+from trajkit.select import NothingChosen, select
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NAN = float("nan")
@@ -81,7 +82,7 @@ def test_the_file_has_the_documented_schema_and_footer(tmp_path: Path) -> None:
         (write_run(tmp_path / "no", policy("p", reward=0)), 0),
     ):
         out = tmp_path / "sft.parquet"
-        assert trajkit("select", "--input", runs, "--out", out, "--set", "success_reward=0.5").code == 0
+        assert trajkit("select", "--input", runs, "--out", out, "--set", "success_reward=0.5", "--allow-empty").code == 0
         file = pq.ParquetFile(out)
         assert file.metadata.num_rows == n
         frame = pl.read_parquet(out)
@@ -226,14 +227,6 @@ def test_left_out_counts_every_reason(tmp_path: Path) -> None:
         "neither success nor reward": 1, "no action": 1, "not solved": 1, "solved, not chosen": 1,
     }  # fmt: skip
     assert "1 train tasks, 1 solved by some trajectory, 1 with an example" in head
-
-
-def test_an_empty_answer_is_a_whole_file_and_a_warning(tmp_path: Path) -> None:
-    runs = write_run(tmp_path / "runs", pair("e", reward=0))
-    out = tmp_path / "sft.parquet"
-    result = trajkit("select", "--input", runs, "--out", out)
-    assert result.code == 0 and "nothing to train on" in result.err
-    assert pl.read_parquet(out).height == 0
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
@@ -429,7 +422,7 @@ def test_a_method_of_ones_own(tmp_path: Path, name: str) -> None:
     mine.write_text(sql)
     flags = ("--method", mine, "--set", "least=0.75") if name == "its own parameter" else ("--method", mine)
     if isinstance(wanted, int):
-        rows = chosen(runs, *flags)
+        rows = chosen(runs, *flags, "--allow-empty")
         assert len(rows) == wanted
         assert {row["method"] for row in rows} <= {"mine"}
         return
@@ -567,3 +560,82 @@ def test_python_rules_and_queries_are_frames(tmp_path: Path) -> None:
         library.open(runs, successreward=1)
     with pytest.raises(UsageError, match="no such folder"):
         library.open(tmp_path / "gone")
+
+
+# --- nothing chosen ---
+
+
+def test_what_chooses_nothing_leaves_the_old_output_alone(tmp_path: Path) -> None:
+    runs = write_run(tmp_path / "runs", pair("e", reward=0.0))
+    told = refused(runs, "--method", "sft_pos")
+    assert "left out of 1 trajectories\n          1   not solved\n" in told and "--allow-empty" in told
+    assert (
+        json.loads(trajkit("select", "--input", runs, "--method", "sft_pos", "--dry-run", "--json").out)["n_rows"] == 0
+    )
+    assert trajkit("select", "--input", runs, "--method", "sft_pos", "--dry-run").code == 3
+    out = tmp_path / "old.parquet"
+    told_as_json = trajkit("select", "--input", runs, "--method", "sft_pos", "--out", out, "--json")
+    assert told_as_json.code == 3 and json.loads(told_as_json.out)["out"] is None
+    with pytest.raises(NothingChosen) as nothing:
+        select(runs, out, "sft_pos")
+    assert nothing.value.summary.n_rows == 0 and out.read_bytes() == b"what was there before"
+    assert chosen(runs, "--method", "sft_pos", "--allow-empty") == []
+
+
+# --- what a method of one's own answers and reads ---
+
+
+def own(tmp_path: Path, sql: str) -> Path:
+    (tmp_path / "mine.sql").write_text(sql)
+    return tmp_path / "mine.sql"
+
+
+def test_columns_that_mean_nothing_are_named(tmp_path: Path) -> None:
+    runs = write_run(tmp_path / "runs", pair("e"), policy("p", reward=0.0))
+    mine = own(tmp_path, 'SELECT expert_id AS trajectory_id, task_id, 1 AS from_stepp, 2 AS "z\x1bz" FROM experts')
+    told = trajkit("select", "--input", runs, "--method", mine, "--dry-run")
+    assert told.code == 0
+    assert "columns of mine that mean nothing to select: from_stepp (did you mean from_step?); z\\x1bz\n" in told.err
+    for method in methods():
+        assert "mean nothing" not in trajkit("select", "--input", runs, "--method", method, "--dry-run").err
+    as_pairs = own(tmp_path, "SELECT 'e' AS chosen_id, 'p' AS rejected_id, 'e' AS trajectory_id, 1 AS rejected_rewrad")
+    told = trajkit("select", "--input", runs, "--method", as_pairs, "--dry-run")
+    assert "to select: trajectory_id (did you mean rejected_id?); rejected_rewrad (did you mean rejected_reward?)\n" in told.err
+
+
+@pytest.mark.parametrize(
+    ("sql", "used"),
+    [
+        ("SELECT trajectory_id FROM outcomes", {"success_reward"}),
+        ("SELECT trajectory_id FROM trajectories", set()),
+        ("WITH m AS (SELECT trajectory_id FROM trajectories) SELECT m.trajectory_id FROM m", set()),
+        ("WITH tau AS (FROM trajectories), n AS (FROM tau CROSS JOIN params) SELECT n.trajectory_id FROM n", set()),
+        ("SELECT trajectory_id, reward AS tau, iteration FROM trajectories WHERE tau > 0", set()),
+        ("SELECT t.trajectory_id FROM trajectories AS t CROSS JOIN params AS p WHERE t.iteration < p.tau", {"tau"}),
+        ("SELECT trajectory_id FROM trajectories CROSS JOIN params WHERE reward > tau + params.m", {"tau", "m"}),
+        ("SELECT trajectory_id FROM trajectories, Params AS p WHERE P.TAU > 0", {"tau"}),
+        ("SELECT trajectory_id FROM trajectories WHERE reward > (SELECT tau FROM params)", {"tau"}),
+        ("SELECT t.trajectory_id FROM trajectories t, params q WHERE EXISTS (SELECT 1 WHERE t.reward > q.tau)", {"tau"}),
+        ("WITH params AS (SELECT 1 AS tau) SELECT trajectory_id FROM trajectories, params WHERE reward > tau", set()),
+        ("SELECT trajectory_id FROM trajectories WHERE actor != 'tau' -- CROSS JOIN params", set()),
+        ("SELECT trajectory_id FROM trajectories CROSS JOIN params AS p WHERE reward >= p.mine", {"mine"}),
+    ],
+)  # fmt: skip
+def test_the_parameters_that_are_read_are_listed(tmp_path: Path, sql: str, used: set[str]) -> None:
+    runs = write_run(tmp_path / "runs", pair("e"))
+    summary = select(runs, None, str(own(tmp_path, sql)), {"mine": "0", "tau": 0.0, "m": 1})
+    assert set(summary.params) == used
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("reward >= tau", "tau is a parameter: read it from params (CROSS JOIN params)"),
+        ("t.reward >= mine", "mine is a parameter: read it from params (CROSS JOIN params)"),
+        ("reward >= least", "`--set least=VALUE` makes it one"),
+    ],
+)
+def test_a_parameter_that_is_not_read_from_params(tmp_path: Path, where: str, said: str) -> None:
+    runs = write_run(tmp_path / "runs", pair("e"))
+    mine = own(tmp_path, f"SELECT trajectory_id FROM trajectories AS t WHERE {where}")
+    assert said in refused(runs, "--method", mine, "--set", "mine=1", code=2)

@@ -112,8 +112,8 @@ def test_which_example(files: dict[str, Path]) -> None:
 def test_what_is_no_such_file(files: dict[str, Path], tmp_path: Path) -> None:
     runs = files["examples"].parent / "runs"
     (tmp_path / "torn.parquet").write_bytes(files["examples"].read_bytes()[:-20])
-    select(runs, tmp_path / "empty.parquet", "nat", {"iteration": 9})
-    empty = select(runs, tmp_path / "none.parquet", "self_play")
+    select(runs, tmp_path / "empty.parquet", "nat", {"iteration": 9}, allow_empty=True)
+    empty = select(runs, tmp_path / "none.parquet", "self_play", allow_empty=True)
     assert empty.n_rows == 0
     for args, code, said in (
         ([tmp_path / "no.parquet"], 2, "no such file"),

@@ -7,15 +7,19 @@ other rules; `compose` puts the files it needs before it as common table express
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trajkit.errors import UsageError
+
+if TYPE_CHECKING:
+    import duckdb
 
 FOLDERS = ("tables", "plan", "examples", "pairs", "values", "report", "explain", "checks", "select")
 METHODS = ("examples", "pairs", "values")  # the folders whose rules `select` takes: what each writes
@@ -202,6 +206,61 @@ def params_sql(params: Mapping[str, Any]) -> str:
 def param_names() -> list[str]:
     """The parameters that the built-in rules have."""
     return re.findall(r"AS ([a-z_]+),?$", rules()["params"].sql, re.MULTILINE)
+
+
+def params_read(rule: Rule) -> set[str]:
+    """The parameters that a method reads, itself or through the rules that it reads."""
+    found: set[str] = set()
+    for part in (rule, *closure(rule.sql)):
+        if part.name != "params" and re.search(r"\bparams\b", code(part.sql)):
+            found |= _params_read(part.sql)
+    return found
+
+
+@cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    return duckdb.connect()
+
+
+@cache
+def _params_read(sql: str) -> frozenset[str]:
+    """The columns that `sql` reads from `params`, as DuckDB's own parser has it. (A name without its table's is one of
+    params where that is in reach, else it were ambiguous.)"""
+    [(tree,)] = _parser().cursor().execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
+    found: set[str] = set()
+
+    def walk(node: Any, tables: frozenset[str], shadowed: bool) -> None:
+        """`tables`: the names under which params is in reach; `shadowed`: a common table expression has its name."""
+        if isinstance(node, list):
+            for each in node:
+                walk(each, tables, shadowed)
+            return
+        if not isinstance(node, dict):
+            return
+        if expressions := (node.get("cte_map") or {}).get("map"):
+            shadowed = shadowed or any(one["key"].lower() == "params" for one in expressions)
+        if "from_table" in node and not shadowed:
+            tables |= set(_named(node["from_table"]))
+        if node.get("class") == "COLUMN_REF" and tables:
+            *table, column = node["column_names"]
+            if not table or table[-1].lower() in tables:
+                found.add(column.lower())
+        for value in node.values():
+            walk(value, tables, shadowed)
+
+    walk(json.loads(tree), frozenset(), False)
+    return frozenset(found)
+
+
+def _named(table: Any) -> Iterator[str]:
+    """The names that `params` has among the joined tables."""
+    if isinstance(table, dict):
+        if table.get("type") == "BASE_TABLE" and table["table_name"].lower() == "params":
+            yield (table["alias"] or table["table_name"]).lower()
+        for side in ("left", "right"):
+            yield from _named(table.get(side))
 
 
 def _is_pattern(text: str) -> bool:

@@ -59,8 +59,8 @@ TRAJECTORIES = (
         "actions_digest",
         "VARCHAR",
         False,
-        "Digest of its own actions, equal calls told alike (canonical_calls). Null: computed from the messages when a rule "
-        "needs it.",
+        "Digest of its own actions, equal calls told alike (canonical_calls). Null: computed from the messages when a "
+        "rule needs it.",
     ),
     Field("tools", "VARCHAR", False, "Tool definitions as JSON. Null: no tools."),
     Field("seed", "BIGINT", False, "The seed it ran with. Null: not said."),

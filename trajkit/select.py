@@ -23,7 +23,7 @@ from trajkit.errors import BadData, UsageError
 from trajkit.files import check_out, whole
 from trajkit.object_store import Location, locate
 from trajkit.progress import bar
-from trajkit.rules import SHARED, Rule, closure, rules
+from trajkit.rules import SHARED, Rule, closure, did_you_mean, params_read, rules
 from trajkit.rules import method as find_method
 from trajkit.schema import ROLES
 from trajkit.terminal import clean
@@ -123,8 +123,9 @@ class Summary:
     """What a selection took and left out.
 
     `writes` is examples, pairs or values; `kinds` counts them (n) with their actions, of pairs by level, of values by
-    role. `n_other_prompts`: pairs whose two sides were asked with different words. `no_role`: the roles that the
-    method reads and no trajectory has, where it finds one role at most.
+    role. `n_other_prompts`: pairs whose two sides were asked with different words. `unknown_columns`: those of a user's
+    own method that mean nothing here. `no_role`: the roles that the method reads and no trajectory has, where it finds
+    one role at most.
     """
 
     method: str
@@ -139,6 +140,7 @@ class Summary:
     left_out: list[dict[str, Any]] = field(default_factory=list)
     n_recovery_states: int | None = None
     n_other_prompts: int = 0
+    unknown_columns: list[str] = field(default_factory=list)
     input_fingerprint: str = ""
     no_role: list[str] = field(default_factory=list)
 
@@ -176,12 +178,27 @@ class Summary:
                 f"  (the two sides of {self.n_other_prompts:,} pairs were asked with different words: "
                 "the chosen side's prompt is written)"
             )
+        if self.unknown_columns:
+            known = [name for name, _, _ in ANSWERS[self.writes]]
+            told = "; ".join(clean(name) + did_you_mean(name, known).rstrip(".") for name in self.unknown_columns)
+            lines.append(f"columns of {self.method} that mean nothing to select: {told}")
         lines.append(f"left out of {self.n_trajectories:,} trajectories")
         lines += [f"  {row['n_trajectories']:>9,}   {clean(row['reason'])}" for row in self.left_out] or ["  none"]
         for role in self.no_role:
             way_out = "`import` says whose actions they are with --role" if role != "scorer" else "`explore` makes them"
             lines.append(f"no trajectory has the role {role}, and {self.method} reads those: {way_out}")
         return "\n".join(lines)
+
+
+class NothingChosen(BadData):
+    """The method chose nothing, and nothing was written. `summary` says what was left out, and why."""
+
+    def __init__(self, summary: Summary) -> None:
+        super().__init__(
+            "nothing to train on: the method chose no trajectory, so nothing was written. The summary says what was "
+            "left out, and why; --allow-empty writes a file without rows."
+        )
+        self.summary = summary
 
 
 def select(
@@ -194,6 +211,7 @@ def select(
     master: str | None = None,
     memory_limit: str | None = None,
     threads: int | None = None,
+    allow_empty: bool = False,
 ) -> Summary:
     """Write the examples, pairs or values that `method` chooses from `runs` to the Parquet file `out`.
 
@@ -203,8 +221,9 @@ def select(
     `master` its cluster (None: as Spark is configured). The file appears whole or not at all; the
     same input gives the same bytes whatever its order, its split over files, the engine and the
     number of threads. Raises UsageError for a wrong call (an unknown method,
-    parameter or folder, a mistake in a method's SQL) and BadData where the input would make the
-    answer wrong.
+    parameter or folder, a mistake in a method's SQL), BadData where the input would make the
+    answer wrong, and NothingChosen, leaving what was there before, where nothing would be written
+    and `allow_empty` is not given.
     """
     rule = find_method(method)
     if out is not None:
@@ -220,6 +239,8 @@ def select(
         if out is None:
             for _ in tables(folder, rule.name, summary.writes, counts):
                 pass
+        elif not summary.n_rows and not allow_empty:
+            raise NothingChosen(summary)
         else:
             _write(folder, rule, locate(out), summary, counts)
         return replace(summary, n_other_prompts=counts["other_prompts"])
@@ -268,7 +289,7 @@ def run_method(runs: AnyRuns, rule: Rule) -> str:
     try:
         runs.make("answer", rule.sql)
     except UsageError as error:
-        raise UsageError(f"{rule.path}: {error}") from error
+        raise UsageError(f"{rule.path}: {error}{_missing_param(runs, str(error))}") from error
     columns = set(runs.columns("answer"))
     writes = "pairs" if columns & {"chosen_id", "rejected_id"} else "values" if "step_reward" in columns else "examples"
     if missing := [name for name in NEEDED[writes] if name not in columns]:
@@ -292,15 +313,25 @@ def run_method(runs: AnyRuns, rule: Rule) -> str:
     return writes
 
 
+def _missing_param(runs: AnyRuns, said: str) -> str:
+    """What to add to an engine's error about a column that is a parameter, or may be meant for one."""
+    lacks = re.search(
+        r'(?:column named|[Cc]olumn(?: or function parameter)?(?: with name)?) ["`](?:\w+[`.]+)?(\w+)["`]', said
+    )
+    if not lacks:
+        return ""
+    if lacks[1] in runs.columns("params"):
+        return f"\n{lacks[1]} is a parameter: read it from params (CROSS JOIN params)."
+    return (
+        f"\nIs {lacks[1]} meant as a parameter? `--set {lacks[1]}=VALUE` makes it one, and CROSS JOIN params reads it."
+    )
+
+
 def _summary(runs: AnyRuns, rule: Rule, writes: str) -> Summary:
     used = " ".join([rule.sql, *(part.sql for part in closure(rule.sql) if part.name != "params")])
     read = [role for role in ROLES if re.search(rf"'{role}'", re.sub(r"--[^\n]*", "", used))]
-    used = re.sub(r"--[^\n]*|'(?:[^']|'')*'", "", used)
-    params = {
-        name: value
-        for name, value in runs.rows("SELECT * FROM params")[0].items()
-        if re.search(rf"(?<!AS )\b{name}\b(?!\.)", used)  # and not an alias of that name
-    }
+    reads = params_read(rule)
+    params = {name: value for name, value in runs.rows("SELECT * FROM params")[0].items() if name in reads}
     tasks = runs.rows(runs.compose(rules()["task_counts"].sql))[0]
     roles = {row["role"] for row in runs.rows("SELECT DISTINCT role FROM outcomes")}
     names = {used.name for used in closure(rule.sql)}
@@ -323,9 +354,15 @@ def _summary(runs: AnyRuns, rule: Rule, writes: str) -> Summary:
         n_recovery_states=runs.rows(runs.compose("SELECT count(*) AS n FROM first_recovery_state"))[0]["n"]
         if recovery
         else None,
+        unknown_columns=_unknown_columns(runs, writes) if rule.kind == "own" else [],
         input_fingerprint=f"{int(fingerprint or 0):x}",
         no_role=[role for role in read if role not in roles] if roles and len({*read} & roles) < 2 else [],
     )
+
+
+def _unknown_columns(runs: AnyRuns, writes: str) -> list[str]:
+    known = {name for name, _, _ in ANSWERS[writes]} | {"task_id"}  # which the built-in methods name too
+    return [name for name in runs.columns("answer") if name not in known]
 
 
 def _write(runs: AnyRuns, rule: Rule, out: Location, summary: Summary, counts: Counter[str]) -> None:

@@ -32,6 +32,7 @@ from trajkit.cli import (
 @click.option("--iteration", type=int, help="The iteration whose rollouts are judged.  [default: the latest]")
 @set_option()
 @click.option("--dry-run", is_flag=True, help="Do everything but writing, and print the summary.")
+@click.option("--allow-empty", is_flag=True, help="Write a file without rows, and end with 0, where nothing is chosen.")
 @engine_options()
 @memory_option()
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for queries.  [default: all cores]")
@@ -43,6 +44,7 @@ def command(
     iteration: int | None,
     settings: tuple[str, ...],
     dry_run: bool,
+    allow_empty: bool,
     engine: str,
     master: str | None,
     memory_limit: str | None,
@@ -65,26 +67,32 @@ def command(
     from dataclasses import asdict
 
     from trajkit.errors import UsageError
-    from trajkit.select import select
+    from trajkit.select import NothingChosen, select
 
     if out is None and not dry_run:
         raise UsageError("--out FILE says where to write; --dry-run writes nothing.")
     params = rule_params(settings, own_method=method.endswith(".sql"), iteration=iteration)
-    summary = select(
-        runs,
-        None if dry_run else out,
-        method,
-        params,
-        engine=engine,
-        master=master,
-        memory_limit=memory_limit,
-        threads=threads,
-    )
+    nothing = None
+    try:
+        summary = select(
+            runs,
+            None if dry_run else out,
+            method,
+            params,
+            engine=engine,
+            master=master,
+            memory_limit=memory_limit,
+            threads=threads,
+            allow_empty=allow_empty,
+        )
+    except NothingChosen as error:
+        nothing, summary = error, error.summary
     if as_json:
-        print_json(asdict(summary) | {"n_rows": summary.n_rows, "out": None if dry_run else out})
-        return
-    click.echo(summary.text(), err=True)
-    if not summary.n_rows:
-        click.echo("nothing to train on: the method chose no trajectory (see what was left out, above)", err=True)
-    if not dry_run:
+        written = None if dry_run or nothing else out
+        print_json(asdict(summary) | {"n_rows": summary.n_rows, "out": written})
+    else:
+        click.echo(summary.text(), err=True)
+    if not summary.n_rows and not allow_empty:
+        raise nothing or NothingChosen(summary)
+    if not dry_run and not as_json:
         click.echo(f"wrote {out}", err=True)
