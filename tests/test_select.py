@@ -82,7 +82,9 @@ def test_the_file_has_the_documented_schema_and_footer(tmp_path: Path) -> None:
         (write_run(tmp_path / "no", policy("p", reward=0)), 0),
     ):
         out = tmp_path / "sft.parquet"
-        assert trajkit("select", "--input", runs, "--out", out, "--set", "success_reward=0.5", "--allow-empty").code == 0
+        assert (
+            trajkit("select", "--input", runs, "--out", out, "--set", "success_reward=0.5", "--allow-empty").code == 0
+        )
         file = pq.ParquetFile(out)
         assert file.metadata.num_rows == n
         frame = pl.read_parquet(out)
@@ -600,7 +602,10 @@ def test_columns_that_mean_nothing_are_named(tmp_path: Path) -> None:
         assert "mean nothing" not in trajkit("select", "--input", runs, "--method", method, "--dry-run").err
     as_pairs = own(tmp_path, "SELECT 'e' AS chosen_id, 'p' AS rejected_id, 'e' AS trajectory_id, 1 AS rejected_rewrad")
     told = trajkit("select", "--input", runs, "--method", as_pairs, "--dry-run")
-    assert "to select: trajectory_id (did you mean rejected_id?); rejected_rewrad (did you mean rejected_reward?)\n" in told.err
+    assert (
+        "to select: trajectory_id (did you mean rejected_id?); rejected_rewrad (did you mean rejected_reward?)\n"
+        in told.err
+    )
 
 
 @pytest.mark.parametrize(
