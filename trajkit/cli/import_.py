@@ -52,7 +52,7 @@ def command(
     """Import trajectories from other projects' logs.
 
     FORMAT is intercode, tau-bench, mint, agentgym (also ETO's), openai or atif. PATH is a file
-    (.gz too), a folder, which is searched for the format's files, or - for stdin.
+    (compressed too), a folder, which is searched for the format's files, or - for stdin.
 
     Importing the same thing again changes nothing. A record that cannot become a trajectory is set
     aside in the run's rejected.jsonl, with file, line, reason and its own text.
