@@ -69,7 +69,7 @@ class Cluster:
             return subprocess.Popen(call, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def _wait_for(self, n_workers: int) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             # The workers' own word: the master tells of one that asks too early, and then forgets it for five seconds.
             said = "".join(log.read_text(errors="replace") for log in self.folder.glob("worker*.log"))

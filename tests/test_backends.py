@@ -177,7 +177,7 @@ backends.save(model, tokenizer, Path({str(tmp_path / "out")!r}))
     saver = subprocess.Popen([sys.executable, "-c", program], env=environment())
     temporary = tmp_path / ".out.tmp"
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 600
         while not (temporary / "model.safetensors").exists() and time.monotonic() < end:
             time.sleep(0.05)
     finally:

@@ -202,17 +202,21 @@ def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
 
 KILLED = """
 import sys, time
+from pathlib import Path
 import trajkit.explore
 from envs.webshop import Novice, WebShop
 from trajkit.explore import Settings, explore
 
-class Slow(WebShop):
+folder, parts = Path(sys.argv[2]), int(sys.argv[3])
+
+class Waiting(WebShop):
     def step(self, action):
-        time.sleep(0.003)
+        if len(list(folder.glob("part-*"))) >= parts:
+            time.sleep(600)  # until it is killed
         return super().step(action)
 
-trajkit.explore.FLUSH_SECONDS = 0.05
-explore(sys.argv[1], Slow(products=200, train_tasks=16, test_tasks=4), Novice(), plans=["initial", "skip_length"],
+trajkit.explore.FLUSH_SECONDS = 0
+explore(sys.argv[1], Waiting(products=200, train_tasks=16, test_tasks=4), Novice(), plans=["initial", "skip_length"],
         settings=Settings("policy", 1))
 """
 
@@ -224,9 +228,10 @@ def test_killed_and_started_again_it_runs_everything_exactly_once(tmp_path: Path
     total = run_policy(whole, env)["rollouts"]
     folder = killed / "explore-policy-novice-i1"
     for kill in range(2):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(killed)], cwd=CHECKOUT, env=os.environ)
-        before = len(list(folder.glob("part-*")))
-        while len(list(folder.glob("part-*"))) < before + 2:
+        parts = len(list(folder.glob("part-*"))) + 2
+        call = [sys.executable, "-c", KILLED, str(killed), str(folder), str(parts)]
+        process = subprocess.Popen(call, cwd=CHECKOUT, env=os.environ)
+        while len(list(folder.glob("part-*"))) < parts:
             assert process.poll() is None, f"it ended before kill {kill}"
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)

@@ -152,8 +152,9 @@ def test_without_a_process_of_its_own_what_hangs_is_told(tmp_path: Path, monkeyp
     spoken = threading.Event()
 
     def tell(line: str) -> None:
-        told.append(line)
-        spoken.set()
+        if "'s step has" in line or "'s close has" in line:  # on a busy machine others take as long
+            told.append(line)
+            spoken.set()
 
     class Slow(WebShop):
         taken = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import time
 from collections import Counter
 from decimal import Decimal
 from itertools import pairwise
@@ -305,11 +304,9 @@ def test_parse_action(text: str, action: str | None) -> None:
     ],
 )  # fmt: skip
 def test_hostile_queries_are_answered(env: InterCodeSQL, query: str, answer: str) -> None:
-    start = time.monotonic()
     observation = _answer(env, query)
     assert observation.startswith("Error executing query: ")
     assert re.search(answer, observation)
-    assert time.monotonic() - start < 30
     assert _answer(env, "SELECT COUNT(*) FROM animal") == "[(3,)]"
 
 
