@@ -144,6 +144,7 @@ def rules() -> str:
         "explain": "What `trajkit explain` says of a task.",
         "select": "How `select` writes a method's answer.",
         "checks": "Checks: what `validate` finds, and what `select` refuses when it matters to its answer.",
+        "warnings": "Warnings: what `validate` finds that may be no mistake.",
     }
     found = list(rules().values())
     kinds = [kind for kind in about if any(rule.kind == kind for rule in found)]

@@ -34,12 +34,16 @@ SELECT * FROM outcomes AS o SEMI JOIN (
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: the check that found it, the trajectory (or None), what is wrong, and where it lies."""
+    """One mistake: the check that found it, the trajectory (or None), what is wrong, and where it lies.
+
+    `warning`: it may be none.
+    """
 
     check: str
     trajectory_id: str | None
     problem: str
     where: str
+    warning: bool = False
 
 
 def refuse_input(runs: AnyRuns, method: Rule) -> None:
@@ -62,8 +66,17 @@ def refuse_chosen(runs: AnyRuns) -> None:
     _refuse(runs, names, CHOSEN)
 
 
+def contradictions(runs: AnyRuns) -> int:
+    """How many trajectories that rules look at say and do the same as another one, and came to another outcome."""
+    runs.view("checked", RELEVANT)
+    [row] = runs.rows(f"SELECT count(*) AS n FROM ({runs.compose(rules()['contradictions'].sql)}) AS c")
+    found: int = row["n"]
+    return found
+
+
 def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
-    """Every mistake in a runs/ folder: first those of whole files, then those of rows in the files that are sound."""
+    """Every mistake in a runs/ folder: first those of whole files, then those of rows in the files that are sound, then
+    the warnings."""
     unsound: set[Location] = set()
     for table in TABLES:
         for file in parts(path, table):
@@ -75,9 +88,10 @@ def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
             for name in ("outcomes", "path_segments"):
                 runs.make(name, rules()[name].sql)
             _lay_out(runs, "SELECT * FROM outcomes")
-            for rule in rules().values():
-                if rule.kind == "checks":
-                    yield from _run(runs, rule)
+            for kind in ("checks", "warnings"):
+                for rule in rules().values():
+                    if rule.kind == kind:
+                        yield from _run(runs, rule)
     except TrajkitError:
         files = [(table, file) for table in TABLES for file in parts(path, table) if file not in unsound]
         problems = [problem for table, file in files for problem in _row_problems(table, file)]
@@ -120,7 +134,8 @@ def _run(runs: AnyRuns, rule: Rule, limit: int | None = None) -> Iterator[Proble
     keys = [(row["trajectory_id"], row.get("seq")) for row in found]
     places = runs.places(table, set(keys))
     for row, key in zip(found, keys, strict=True):
-        yield Problem(rule.name, row["trajectory_id"], row["problem"], places.get(key, str(runs.path)))
+        where = places.get(key, str(runs.path))
+        yield Problem(rule.name, row["trajectory_id"], row["problem"], where, rule.kind == "warnings")
 
 
 def _file_problems(table: str, file: Location) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ from trajkit.errors import UsageError
 if TYPE_CHECKING:
     import duckdb
 
-FOLDERS = ("tables", "plan", "examples", "pairs", "values", "report", "explain", "checks", "select")
+FOLDERS = ("tables", "plan", "examples", "pairs", "values", "report", "explain", "checks", "warnings", "select")
 METHODS = ("examples", "pairs", "values")  # the folders whose rules `select` takes: what each writes
 # Rules that others read more than once on the way to an answer: worth a table of their own.
 SHARED = ("outcomes", "path_segments", "current_iteration", "expert_rollouts", "first_recovery_state", "step_rewards")
@@ -114,7 +114,7 @@ def functions() -> list[str]:
 
 def views() -> Mapping[str, Rule]:
     """The rules that every runs/ folder has as views. (Checks and `select`'s own steps read what only those make.)"""
-    return {name: rule for name, rule in rules().items() if rule.kind not in ("checks", "select")}
+    return {name: rule for name, rule in rules().items() if rule.kind not in ("checks", "warnings", "select")}
 
 
 def methods() -> list[str]:

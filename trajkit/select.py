@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import trajkit
 from trajkit.assemble import schema, tables
-from trajkit.checks import refuse_input
+from trajkit.checks import contradictions, refuse_input
 from trajkit.engine import first_line, opened
 from trajkit.errors import BadData, UsageError
 from trajkit.files import check_out, whole
@@ -123,9 +123,9 @@ class Summary:
     """What a selection took and left out.
 
     `writes` is examples, pairs or values; `kinds` counts them (n) with their actions, of pairs by level, of values by
-    role. `n_other_prompts`: pairs whose two sides were asked with different words. `unknown_columns`: those of a user's
-    own method that mean nothing here. `no_role`: the roles that the method reads and no trajectory has, where it finds
-    one role at most.
+    role. `n_other_prompts`: pairs whose two sides were asked with different words. `n_contradictions`: as
+    `trajkit.checks.contradictions` counts them. `unknown_columns`: those of a user's own method that mean nothing here.
+    `no_role`: the roles that the method reads and no trajectory has, where it finds one role at most.
     """
 
     method: str
@@ -140,6 +140,7 @@ class Summary:
     left_out: list[dict[str, Any]] = field(default_factory=list)
     n_recovery_states: int | None = None
     n_other_prompts: int = 0
+    n_contradictions: int = 0
     unknown_columns: list[str] = field(default_factory=list)
     input_fingerprint: str = ""
     no_role: list[str] = field(default_factory=list)
@@ -184,6 +185,11 @@ class Summary:
             lines.append(f"columns of {self.method} that mean nothing to select: {told}")
         lines.append(f"left out of {self.n_trajectories:,} trajectories")
         lines += [f"  {row['n_trajectories']:>9,}   {clean(row['reason'])}" for row in self.left_out] or ["  none"]
+        if self.n_contradictions:
+            lines.append(
+                f"{self.n_contradictions:,} trajectories say and do the same as another one, and came to another "
+                "outcome: `trajkit validate` lists them"
+            )
         for role in self.no_role:
             way_out = "`import` says whose actions they are with --role" if role != "scorer" else "`explore` makes them"
             lines.append(f"no trajectory has the role {role}, and {self.method} reads those: {way_out}")
@@ -354,6 +360,7 @@ def _summary(runs: AnyRuns, rule: Rule, writes: str) -> Summary:
         n_recovery_states=runs.rows(runs.compose("SELECT count(*) AS n FROM first_recovery_state"))[0]["n"]
         if recovery
         else None,
+        n_contradictions=contradictions(runs),
         unknown_columns=_unknown_columns(runs, writes) if rule.kind == "own" else [],
         input_fingerprint=f"{int(fingerprint or 0):x}",
         no_role=[role for role in read if role not in roles] if roles and len({*read} & roles) < 2 else [],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import click
 
@@ -16,7 +17,8 @@ def command(runs: str, as_json: bool) -> None:
     """Find what is wrong in RUNS, a folder of runs.
 
     stdout has a line per mistake: check, file and row, trajectory_id, what is wrong, separated by tabs.
-    stderr has the counts. Exit code 3 when there is a mistake. With --json stdout has all of it as one object.
+    stderr has the counts. Exit code 3 when there is a mistake. Warnings, which may be no mistakes, are told
+    after them, and leave the exit code 0. With --json stdout has all of it as one object.
     """
     from dataclasses import asdict
 
@@ -24,20 +26,25 @@ def command(runs: str, as_json: bool) -> None:
     from trajkit.errors import Exit
     from trajkit.terminal import clean
 
-    counts: Counter[str] = Counter()
-    problems = []
+    counts: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+    problems: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     for problem in validate(runs):
-        counts[problem.check] += 1
+        counts[problem.warning][problem.check] += 1
         if as_json:
-            problems.append(asdict(problem))
+            told = asdict(problem)
+            del told["warning"]
+            problems[problem.warning].append(told)
             continue
         fields = (problem.check, problem.where, problem.trajectory_id or "", problem.problem)
         click.echo("\t".join(clean(field) for field in fields))
+    mistakes, warnings = counts[False], counts[True]
     if as_json:
-        print_json({"runs": runs, "n_mistakes": counts.total(), "by_check": counts, "mistakes": problems})
-        raise click.exceptions.Exit(Exit.BAD_DATA if counts else Exit.DONE)
-    for check, n in sorted(counts.items()):
+        found = {"n_mistakes": mistakes.total(), "by_check": mistakes, "mistakes": problems[False]}
+        print_json({"runs": runs} | found | {"n_warnings": warnings.total(), "warnings": problems[True]})
+        raise click.exceptions.Exit(Exit.BAD_DATA if mistakes else Exit.DONE)
+    for check, n in [*sorted(mistakes.items()), *sorted(warnings.items())]:
         click.echo(f"{n:>9,}   {check}", err=True)
-    click.echo(f"{sum(counts.values()):,} mistakes in {runs}" if counts else f"no mistakes in {runs}", err=True)
-    if counts:
+    said = f", {warnings.total():,} warnings" if warnings else ""
+    click.echo(f"{f'{mistakes.total():,}' if mistakes else 'no'} mistakes in {runs}{said}", err=True)
+    if mistakes:
         raise click.exceptions.Exit(Exit.BAD_DATA)
