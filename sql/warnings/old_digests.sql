@@ -1,6 +1,6 @@
 -- old_digests: digests of an earlier version beside those of this one, which tell the same calls apart.
--- One row per trajectory with tool calls whose actions_digest is the earlier version's, where there are others with this
--- version's. `trajkit compact` renews them.
+-- One row per trajectory with tool calls whose actions_digest is the earlier version's, where there are others with
+-- this version's. `trajkit compact` renews them.
 -- `checked` has the trajectories to look at.
 WITH actions AS (
     SELECT
@@ -11,8 +11,8 @@ WITH actions AS (
         coalesce(CAST(to_json(json_extract(m.tool_calls, '$[*].function')) AS VARCHAR), '') AS old_calls,
         canonical_calls(m.tool_calls) AS new_calls
     FROM messages AS m
-    SEMI JOIN (SELECT DISTINCT trajectory_id FROM messages WHERE tool_calls IS NOT NULL) AS c
-        ON m.trajectory_id = c.trajectory_id
+    SEMI JOIN (SELECT trajectory_id, tool_calls FROM messages) AS c
+        ON c.tool_calls IS NOT NULL AND m.trajectory_id = c.trajectory_id
     WHERE m.role = 'assistant' AND NOT coalesce(m.context, FALSE)
 ),
 
