@@ -26,6 +26,7 @@ for line in sys.stdin:
         print(os.waitpid(pid, 0)[1], flush=True)
     else:
         sys.stdin.close()
+        os.dup2(2, 1)  # what a call prints is no answer
         try:
             function(*json.loads(line))
         except BaseException as error:
