@@ -161,7 +161,7 @@ def record(
         "seed": seed,
     }
     # Provenance: two records that differ only here are the same trajectory.
-    provenance: Row = {"created_at": created_at, "meta": to_json(meta) if meta else None}
+    provenance: Row = {"created_at": created_at, "meta": to_json(meta) if meta else None, "import_id": None}
     trajectory_id = hashlib.sha256(_identity_json(identity, columns)).hexdigest()[:32]
     if "tool_calls" in columns:
         identity["actions_digest"] = _digest(actions(_canonical))

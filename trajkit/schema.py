@@ -63,6 +63,12 @@ TRAJECTORIES = (
         "rule needs it.",
     ),
     Field("tools", "VARCHAR", False, "Tool definitions as JSON. Null: no tools."),
+    Field(
+        "import_id",
+        "VARCHAR",
+        False,
+        "Where `import --replace` put a corrected record here: the id that the record has by itself. Null: it did not.",
+    ),
     Field("seed", "BIGINT", False, "The seed it ran with. Null: not said."),
     Field("created_at", "TIMESTAMP", False, "When it was recorded, in UTC. Null: not said."),
     Field("meta", "VARCHAR", False, "Anything else its source said, as a JSON object. Null: nothing."),

@@ -80,14 +80,16 @@ def of_whole_parts(names: Iterable[str]) -> list[str]:
 
 
 def existing_ids(runs: str | os.PathLike[str]) -> set[str]:
-    """The trajectory ids already in `runs`."""
+    """The ids already in `runs`: of trajectories, and of the records that corrected one."""
     import pyarrow.parquet as pq
 
     def ids_of(part: Location) -> list[str] | None:
         try:
             # pyarrow's own file of an object: none of its threads may need Python when the process ends
             source = part.open().opened if isinstance(part, Url) else part
-            ids: list[str] = pq.read_table(source, columns=["trajectory_id"])["trajectory_id"].to_pylist()
+            with pq.ParquetFile(source) as file:
+                table = file.read(columns=["trajectory_id", "import_id"])  # the latter where it is
+            ids: list[str] = [id for column in table.columns for id in column.to_pylist() if id is not None]
         except Exception as error:
             if not part.exists() and part not in parts(runs, "trajectories"):
                 return None
@@ -170,6 +172,10 @@ class RunWriter:
         if self._counts(record.size):
             self.flush()
         return True
+
+    def pass_over(self, ids: Iterable[str]) -> None:
+        """Take these as there already."""
+        self._known.update(ids)
 
     def extend(self, batch: Batch) -> list[bool]:
         """`add` each trajectory of a batch in turn."""

@@ -29,6 +29,11 @@ def _formats() -> list[str]:
 @click.option("--iteration", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="The iteration.")
 @click.option("--split", help="train, test, ... Only train is trained on. Default: what the file says, else train.")
 @click.option("--strict", is_flag=True, help="Stop at the first bad record instead of setting it aside.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="A record that says and does the same as a trajectory that is there overwrites its outcome, error and meta.",
+)
 @click.option("--messages-field", help="openai: where the messages are.  [default: messages]")
 @click.option("--task-id-field", help="openai: where the task id is.  [default: task_id]")
 @click.option("--reward-field", help="openai: where the reward is; atif: which of the rewards.  [default: reward]")
@@ -46,6 +51,7 @@ def command(
     iteration: int,
     split: str | None,
     strict: bool,
+    replace: bool,
     as_json: bool,
     **fields: str | None,
 ) -> None:
@@ -71,7 +77,7 @@ def command(
     def say(line: str) -> None:
         click.echo(clean(line), err=True)
 
-    counts = import_files(format, paths, runs, options, strict=strict, say=say)
+    counts = import_files(format, paths, runs, options, strict=strict, replace=replace, say=say)
     run = run_folder(runs, format, options)
     if as_json:
         print_json(vars(counts) | {"run": run})
@@ -79,6 +85,13 @@ def command(
     click.echo(f"{counts.read:,} records read from {counts.files:,} file{'s' * (counts.files != 1)}", err=True)
     outcome = f" ({counts.no_outcome:,} without an outcome)" if counts.no_outcome else ""
     click.echo(f"{counts.imported:,} imported into {run}{outcome}", err=True)
+    if counts.replaced:
+        click.echo(f"{counts.replaced:,} trajectories replaced: outcome, error and meta are the records'", err=True)
+    if counts.several:
+        say(f"{len(counts.several):,} records fit several trajectories, of which none was touched:")
+        for number, ids in enumerate(counts.several.values()):
+            if number < 10:
+                say(f"  {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''}")
     if counts.already:
         click.echo(f"{counts.already:,} were there already", err=True)
     if counts.duplicates:

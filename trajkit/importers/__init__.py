@@ -34,6 +34,7 @@ from trajkit.importers._files import Raw, SourceFile
 from trajkit.importers._harvest import Harvest, Reject, Share, harvests
 from trajkit.importers._paths import find
 from trajkit.importers._rejected import Rejected, where
+from trajkit.importers._replace import Replacing
 from trajkit.object_store import Location, locate
 from trajkit.records import Record
 from trajkit.store import RunWriter, existing_ids
@@ -72,7 +73,11 @@ class Format(Protocol):
 
 @dataclass
 class Counts:
-    """What became of the records of an import. `rejected`: where those that were set aside lie; None without any."""
+    """What became of the records of an import.
+
+    `several`: of each record that fits several trajectories (which `replace` leaves alone) these, by its id.
+    `rejected`: where the records that were set aside lie; None without any.
+    """
 
     files: int = 0
     read: int = 0
@@ -80,6 +85,8 @@ class Counts:
     no_outcome: int = 0
     already: int = 0
     duplicates: int = 0
+    replaced: int = 0
+    several: dict[str, list[str]] = field(default_factory=dict)
     set_aside: Counter[str] = field(default_factory=Counter)
     rejected: Location | None = None
 
@@ -118,6 +125,7 @@ def import_files(
     options: Options,
     *,
     strict: bool = False,
+    replace: bool = False,
     say: Callable[[str], object] = lambda line: None,
 ) -> Counts:
     """Import `paths` (files, folders, `-` for stdin) of format `name` into a run below `runs`.
@@ -126,7 +134,9 @@ def import_files(
     cannot become a trajectory is written to the run's `rejected.jsonl` (file, line, record, reason,
     raw); importing a file again replaces what was set aside of it. With `strict` the first such
     record raises BadData instead, and nothing is written but parts that were already full (20,000
-    trajectories or 64 MB of text). `say` is given the lines for the user.
+    trajectories or 64 MB of text). With `replace` a record that says and does the same as the one
+    trajectory of its task, role, actor, iteration and sample overwrites that one's outcome, error and
+    meta, and is no trajectory of its own. `say` is given the lines for the user.
 
     Raises UsageError for a path that is not there, BadData when nothing could be imported.
     """
@@ -135,6 +145,7 @@ def import_files(
     files = find(name, format.FILES, paths, Path(runs))
     run = run_folder(runs, name, options)
     there = existing_ids(runs)
+    replacing = Replacing(runs) if replace else None
     counts = Counts()
     rejected = Rejected(run)
     jobs = _processes.plan(format, files)
@@ -144,10 +155,13 @@ def import_files(
                 found = _processes.in_processes(name, options, strict, jobs)
             else:
                 found = harvests(format, jobs[0], options, strict)
-            intake = _Intake(strict, writer, there, rejected, counts, say)
+            intake = _Intake(strict, writer, there, rejected, counts, say, replacing)
             for harvest in found:
                 bar.update(harvest.n_bytes)
                 intake.take(harvest)
+        if replacing is not None:
+            replacing.apply()
+            counts.replaced, counts.several = replacing.n_replaced, replacing.several
         rejected.close()
     except BaseException:
         if not strict:
@@ -162,7 +176,9 @@ def import_files(
     intake.advise({**getattr(format, "FIELDS", {}), **options.fields})
     if counts.set_aside:
         counts.rejected = rejected.path
-    if counts.set_aside and not counts.imported + counts.already + counts.duplicates:
+    if counts.set_aside and not counts.imported + counts.already + counts.duplicates + counts.replaced + len(
+        counts.several
+    ):
         raise BadData(
             f"nothing could be imported: all {sum(counts.set_aside.values()):,} records were set aside in "
             f"{rejected.path}. The first reason: {rejected.first}"
@@ -180,6 +196,7 @@ class _Intake:
     rejected: Rejected
     counts: Counts
     say: Callable[[str], object]
+    replacing: Replacing | None = None
     _keys: Keys = field(default_factory=Keys)
     _empty: list[str] = field(default_factory=list)
     _foreign: list[tuple[str, str]] = field(default_factory=list)
@@ -187,12 +204,16 @@ class _Intake:
 
     def take(self, harvest: Harvest) -> None:
         ids = harvest.batch.trajectories["trajectory_id"].to_pylist()
+        passed = self.replacing.take(harvest.batch, self.there) if self.replacing else set()
+        self.writer.pass_over(passed)
         for trajectory_id, new, no_outcome in zip(
             ids, self.writer.extend(harvest.batch), harvest.no_outcome, strict=True
         ):
             if new:
                 self.counts.imported += 1
                 self.counts.no_outcome += no_outcome
+            elif trajectory_id in passed:
+                pass
             elif trajectory_id in self.there:
                 self.counts.already += 1
             else:

@@ -63,7 +63,7 @@ class SparkRuns:
         self.spark.udf.register(PRINTF, lambda form, *values: None if None in values else form % values)
         from pyspark.cloudpickle import register_pickle_by_value
 
-        register_pickle_by_value(canonical)  # its workers may have no trajkit
+        register_pickle_by_value(canonical)  # type: ignore[no-untyped-call]  # its workers may have no trajkit
         self.spark.udf.register("canonical_calls", canonical.canonical_calls)
         self.files = listed(self.spark, self.path)
         for table in TABLES:
