@@ -40,6 +40,7 @@ ENGINES = ("duckdb", "spark")
 MEMORY_LIMIT = "1GB"
 # Columns are matched by name; a folder called split=test says nothing about its rows.
 BY_NAME = "union_by_name = true, hive_partitioning = false"
+OWN_SETTINGS = ("enable_progress_bar", "enable_progress_bar_print", "search_path", "threads")  # what this program sets
 MADE = "made"  # the schema of the tables that `make` makes: they hide the views of the same names
 WENT_AWAY = "it went away while it was read, as where `trajkit compact` puts its rows into another. Run this again."
 
@@ -66,7 +67,9 @@ class Runs:
 
     `params` replaces defaults of sql/tables/params.sql by name. `memory_limit` is DuckDB's (None: 1GB);
     beyond it queries spill to the system's temporary folder. `threads` None means all cores.
-    `without` are files to pass over. A folder without any part opens with empty tables. Raises
+    `without` are files to pass over. `allow_read` None: a query may do what the user may. Else queries read
+    the runs and these files, and nothing else, so that a rule of somebody else's can be run. A folder
+    without any part opens with empty tables. Raises
     UsageError for a missing folder or an unknown parameter, BadData for a torn file or a missing or
     mistyped column.
     """
@@ -79,6 +82,7 @@ class Runs:
         memory_limit: str | None = None,
         threads: int | None = None,
         without: Collection[Location] = (),
+        allow_read: Collection[str | os.PathLike[str]] | None = None,
     ) -> None:
         import duckdb
 
@@ -102,8 +106,16 @@ class Runs:
             "preserve_insertion_order": False,
             "checkpoint_threshold": "1TB",  # never: it takes time, and what is in memory is gone at the end anyway
         }
+        config["python_enable_replacements"] = False  # a name is a table's, never a variable's of this program
         if threads:
             config["threads"] = threads
+        self._given: dict[str, Any] = {
+            "params": params,
+            "memory_limit": memory_limit,
+            "threads": threads,
+            "without": without,
+        }
+        self.is_confined = allow_read is not None
         if not isinstance(self.path, Url):
             # What DuckDB 2.0.0 reads ahead by itself finds no room beside a sort that fills the memory, and the query
             # ends. One step ahead is as fast; none at all is three times slower where there are thousands of parts.
@@ -119,7 +131,30 @@ class Runs:
             self.con.execute(function)
         self._undefined = set(views())  # rules whose views nobody has asked for yet: to make all takes half a second
         self._shared: set[str] = set()
+        if allow_read is not None:
+            self._confine(allow_read)
         self._read_folder()
+
+    def confined(self, allow_read: Collection[str | os.PathLike[str]] = ()) -> Runs:
+        """The same runs opened once more, for queries that may read them and the files `allow_read` alone."""
+        return Runs(self.path, **self._given, allow_read=allow_read)
+
+    def _confine(self, allow_read: Collection[str | os.PathLike[str]]) -> None:
+        """Let DuckDB read the runs and these files, and write where it spills; what lets it do so stays as it is."""
+        for file in allow_read:
+            if not os.path.isfile(file):
+                raise UsageError(f"--allow-read {os.fspath(file)}: there is no such file.")
+        files = [name for file in allow_read for name in (os.path.abspath(file), os.path.realpath(file))]
+        folders = [self.temporary]
+        if isinstance(self.path, Url):
+            folders.append(str(self.path))
+        else:
+            (folders if self.path.is_dir() else files).extend([os.path.abspath(self.path), os.path.realpath(self.path)])
+        for name, allowed in (("allowed_directories", folders), ("allowed_paths", files)):
+            self.con.execute(f"SET {name} = [{', '.join(map(quoted, allowed))}]")
+        self.con.execute("SET enable_external_access = false")
+        self.con.execute(f"SET allowed_configs = [{', '.join(map(quoted, OWN_SETTINGS))}]")
+        self.con.execute("SET lock_configuration = true")
 
     def _read_folder(self) -> None:
         """Make the tables' views of the files that are there now."""
@@ -257,11 +292,14 @@ class Runs:
         refuse_unknown(name)
         return self.sql(f"SELECT * FROM {name} ORDER BY ALL")
 
-    def select(self, method: str = "eef") -> pl.DataFrame:
-        """What `trajkit select --method ...` writes, as a Polars frame (`trajkit.select` says which)."""
+    def select(self, method: str = "eef", *, allow_read: Collection[str | os.PathLike[str]] = ()) -> pl.DataFrame:
+        """What `trajkit select --method ...` writes, as a Polars frame (`trajkit.select` says which).
+
+        A .sql file of one's own may read the runs and the files `allow_read`.
+        """
         from trajkit.select import selected
 
-        return selected(self, method)
+        return selected(self, method, allow_read=allow_read)
 
     def compose(self, sql: str) -> str:
         """`sql` with the rules it reads put before it, but for those that `make` has already answered."""
@@ -321,6 +359,10 @@ class Runs:
             yield
         except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
             raise UsageError(f"{error}") from error
+        except duckdb.PermissionException as error:
+            raise UsageError(
+                f"{first_line(error)} Only the runs may be read here. --allow-read FILE allows a file more."
+            ) from error
         except duckdb.OutOfMemoryException as error:
             raise OutOfMemory(f"{error}\nGive it more with --memory-limit, or a larger TMPDIR to spill to.") from error
         except duckdb.IOException as error:
@@ -463,8 +505,12 @@ def opened(
     master: str | None = None,
     memory_limit: str | None = None,
     threads: int | None = None,
+    allow_read: Collection[str | os.PathLike[str]] | None = None,
 ) -> AnyRuns:
-    """runs/ opened by one of `ENGINES`. Raises as `Runs` and `SparkRuns` do, and UsageError for what is the other's."""
+    """runs/ opened by one of `ENGINES`. `allow_read` is as in `Runs`.
+
+    Raises as `Runs` and `SparkRuns` do, and UsageError for what is the other's.
+    """
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine}: there is no such engine. Engines: {', '.join(ENGINES)}.")
     if engine == "spark":
@@ -478,7 +524,7 @@ def opened(
         return SparkRuns(path, params, master=master)
     if master:
         raise UsageError("--master is a Spark cluster's: it goes with --engine spark.")
-    return Runs(path, params, memory_limit=memory_limit, threads=threads)
+    return Runs(path, params, memory_limit=memory_limit, threads=threads, allow_read=allow_read)
 
 
 def refuse_unknown(name: str) -> None:

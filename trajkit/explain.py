@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trajkit.engine import Runs
 from trajkit.one_task import one_task
-from trajkit.rules import Rule, rules
+from trajkit.rules import OWN, Rule, rules
 from trajkit.terminal import Rows, cell, shorten
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def explain(runs: Runs, task_id: str, method: Rule) -> Explanation:
 
     Raises UsageError where there is no such task, or where a user's own method cannot be run.
     """
-    writes = _answer_own(runs, method) if method.kind == "own" else method.kind
+    writes = _answer_own(runs, method) if method.kind == OWN else method.kind
     why, recovery = f"why_{method.name}", method.name == "eef"
-    one_task(runs, task_id, ["candidates"] if method.kind == "own" else [why, *["why_recovery_states"] * recovery])
-    if method.kind == "own":
+    one_task(runs, task_id, ["candidates"] if method.kind == OWN else [why, *["why_recovery_states"] * recovery])
+    if method.kind == OWN:
         runs.make(why, rules()[f"why_own_{writes}"].sql)
     first = runs.rows(
         "SELECT m.content FROM messages AS m JOIN outcomes AS o USING (trajectory_id) "

@@ -22,9 +22,17 @@ if TYPE_CHECKING:
     import duckdb
 
 FOLDERS = ("tables", "plan", "examples", "pairs", "values", "report", "explain", "checks", "warnings", "select")
+OWN = "own"  # the kind of a rule that is a user's own file
 METHODS = ("examples", "pairs", "values")  # the folders whose rules `select` takes: what each writes
 # Rules that others read more than once on the way to an answer: worth a table of their own.
 SHARED = ("outcomes", "path_segments", "current_iteration", "expert_rollouts", "first_recovery_state", "step_rewards")
+
+# What a user's own rule may call in FROM. Files are for those that may read some.
+TABLE_FUNCTIONS = {"generate_series", "json_each", "json_tree", "range", "unnest"}
+FILE_FUNCTIONS = {
+    "parquet_scan", "read_blob", "read_csv", "read_csv_auto", "read_json", "read_json_auto", "read_json_objects",
+    "read_json_objects_auto", "read_ndjson", "read_ndjson_auto", "read_ndjson_objects", "read_parquet", "read_text",
+}  # fmt: skip
 
 # What `--set` refuses, beyond a value of the wrong type.
 _RANGES = {
@@ -127,8 +135,11 @@ def plans() -> list[str]:
     return [rule.name for rule in rules().values() if rule.kind == "plan" and rule.name != "done"]
 
 
-def method(name: str) -> Rule:
-    """The built-in method of that name, or the user's own `name.sql` file, whose kind its answer's columns tell."""
+def method(name: str, reads_files: bool = False) -> Rule:
+    """The built-in method of that name, or the user's own `name.sql` file, whose kind its answer's columns tell.
+
+    An own file is one SELECT over the tables and rules; with `reads_files` it may also name files.
+    """
     if name.endswith(".sql"):
         path = Path(name)
         try:
@@ -136,7 +147,9 @@ def method(name: str) -> Rule:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--method {name}: cannot be read ({error}).") from error
         try:
-            return Rule(path.stem, "own", path, one_statement(sql))
+            return Rule(
+                path.stem, OWN, path, one_select(sql, TABLE_FUNCTIONS | (FILE_FUNCTIONS if reads_files else set()))
+            )
         except UsageError as error:
             raise UsageError(f"--method {name}: {error}") from error
     if name not in methods():
@@ -160,6 +173,38 @@ def one_statement(sql: str) -> str:
     last = [at for at, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment][-1]  # in bytes
     text = sql.encode()
     return text[:last].decode() if text[last:].startswith(b";") else sql
+
+
+def one_select(sql: str, functions: Collection[str]) -> str:
+    """`one_statement` that only reads: a SELECT, in FROM no functions but `functions`. Else UsageError is raised."""
+    import duckdb
+
+    sql = one_statement(sql)
+    with duckdb.connect() as con:  # DuckDB's own parser; what it cannot write as a tree is no SELECT
+        [[tree]] = con.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()
+    parsed = json.loads(tree)
+    if parsed["error"]:
+        raise UsageError("it is no SELECT; one that reads the tables and rules is needed.")
+    nodes = list(_nodes(parsed))
+    if changing := next((kind for node in nodes if (kind := str(node.get("type"))).endswith("_QUERY_NODE")), None):
+        raise UsageError(f"it holds {changing.removesuffix('_QUERY_NODE')}; one SELECT, which only reads, is needed.")
+    called = {node["function"]["function_name"].lower() for node in nodes if node.get("type") == "TABLE_FUNCTION"}
+    if refused := sorted(called - set(functions)):
+        files = " --allow-read FILE lets it read a file." if FILE_FUNCTIONS & {*refused} else ""
+        raise UsageError(f"it reads {refused[0]}(...); it may read the tables and rules alone.{files}")
+    return sql
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """The nodes of a parsed statement, at any depth."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
 
 
 def plan(name: str) -> Rule:

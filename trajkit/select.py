@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import trajkit
 from trajkit.assemble import schema, tables
 from trajkit.checks import contradictions, refuse_input
-from trajkit.engine import first_line, opened
+from trajkit.engine import Runs, first_line, opened
 from trajkit.errors import BadData, UsageError
 from trajkit.files import check_out, whole
 from trajkit.object_store import Location, locate
 from trajkit.progress import bar
-from trajkit.rules import SHARED, Rule, closure, did_you_mean, params_read, rules
+from trajkit.rules import OWN, SHARED, Rule, closure, did_you_mean, params_read, rules
 from trajkit.rules import method as find_method
 from trajkit.schema import ROLES
 from trajkit.terminal import clean
@@ -218,6 +218,8 @@ def select(
     memory_limit: str | None = None,
     threads: int | None = None,
     allow_empty: bool = False,
+    allow_read: Collection[str | os.PathLike[str]] = (),
+    trust: bool = False,
 ) -> Summary:
     """Write the examples, pairs or values that `method` chooses from `runs` to the Parquet file `out`.
 
@@ -226,15 +228,21 @@ def select(
     to which `memory_limit` (None: 1GB) and `threads` (None: all cores) are told, or spark, with
     `master` its cluster (None: as Spark is configured). The file appears whole or not at all; the
     same input gives the same bytes whatever its order, its split over files, the engine and the
-    number of threads. Raises UsageError for a wrong call (an unknown method,
-    parameter or folder, a mistake in a method's SQL), BadData where the input would make the
-    answer wrong, and NothingChosen, leaving what was there before, where nothing would be written
-    and `allow_empty` is not given.
+    number of threads. A .sql file is one SELECT that may read the runs and the files `allow_read`, and
+    nothing else; Spark cannot hold it to that, so there it needs `trust`.
+
+    Raises UsageError for a wrong call (an unknown method, parameter or folder, a mistake in a method's
+    SQL), BadData where the input would make the answer wrong, and NothingChosen, leaving what was there
+    before, where nothing would be written and `allow_empty` is not given.
     """
-    rule = find_method(method)
+    rule = find_method(method, reads_files=bool(allow_read))
+    if engine == "spark":
+        _refuse_untrusted(rule, trust)
     if out is not None:
         check_out(locate(out), (".parquet",), locate(runs))
-    with opened(runs, params, engine=engine, master=master, memory_limit=memory_limit, threads=threads) as folder:
+    with opened(
+        runs, params, engine=engine, master=master, memory_limit=memory_limit, threads=threads, allow_read=allow_read
+    ) as folder:
         if not folder.files["trajectories"]:
             raise UsageError(
                 f"{runs}: it holds no trajectories (**/trajectories*.parquet). "
@@ -252,17 +260,36 @@ def select(
         return replace(summary, n_other_prompts=counts["other_prompts"])
 
 
-def selected(runs: AnyRuns, method: str = "eef") -> pl.DataFrame:
-    """The rows that `select` writes, as a Polars frame."""
+def selected(
+    runs: AnyRuns,
+    method: str = "eef",
+    *,
+    allow_read: Collection[str | os.PathLike[str]] = (),
+    trust: bool = False,
+) -> pl.DataFrame:
+    """The rows that `select` writes, as a Polars frame. `allow_read` and `trust` are as there."""
     import polars as pl
     import pyarrow as pa
 
-    rule = find_method(method)
+    rule = find_method(method, reads_files=bool(allow_read))
+    if rule.kind == OWN:
+        if not isinstance(runs, Runs):
+            _refuse_untrusted(rule, trust)
+        elif not runs.is_confined:
+            with runs.confined(allow_read) as confined:
+                return selected(confined, method, allow_read=allow_read)
     writes = choose(runs, rule).writes
     parts = list(tables(runs, rule.name, writes, Counter()))
     frame = pl.from_arrow(pa.concat_tables(parts) if parts else schema(writes).empty_table())
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def _refuse_untrusted(rule: Rule, trust: bool) -> None:
+    if rule.kind == OWN and not trust:
+        raise UsageError(
+            f"--method {rule.path}: on Spark a file of SQL can do whatever Spark may. Read it, then add --trust."
+        )
 
 
 def choose(runs: AnyRuns, rule: Rule) -> Summary:

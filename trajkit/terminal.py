@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.text import Text
 
+# A regular expression: the characters that steer a terminal (ESC and other controls, but tabs and line ends) and those
+# that turn the order of a text round (Unicode's bidirectional controls).
+STEERING = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+
 
 def clean(text: str) -> str:
     """`text` on one line, every character that a terminal might act on written as an escape."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -107,8 +108,9 @@ def run(command: click.Command, name: str) -> None:
     except TrajkitError as error:
         _stop(str(error), error.exit_code)
     except click.ClickException as error:
-        error.show()
-        sys.exit(Exit.USAGE)
+        shown = io.StringIO()
+        error.show(shown)
+        _stop(shown.getvalue().rstrip("\n"), Exit.USAGE, "")
     except (click.Abort, KeyboardInterrupt):
         # `python -m` remembers that the interrupt came inside an exec of text (as dataclasses and named tuples are made
         # by while something is imported), and would end by the signal. Another exec makes it forget.
@@ -122,12 +124,12 @@ def run(command: click.Command, name: str) -> None:
         _stop(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), Exit.FAILED)
 
 
-def _stop(message: str, code: int) -> None:
+def _stop(message: str, code: int, name: str = "trajkit: ") -> None:
     from trajkit.quoting import hide
     from trajkit.terminal import clean
 
     lines = hide(message).split("\n")  # they may quote trajectories, whose text could steer a terminal
-    click.echo("\n".join(["trajkit: " + clean(lines[0]), *map(clean, lines[1:])]), err=True)
+    click.echo("\n".join([name + clean(lines[0]), *map(clean, lines[1:])]), err=True)
     sys.exit(code)
 
 
@@ -151,6 +153,17 @@ def memory_option() -> Decorator:
     """--memory-limit."""
     return click.option(
         "--memory-limit", metavar="SIZE", help="Memory for queries; beyond it they spill to TMPDIR.  [default: 1GB]"
+    )
+
+
+def allow_read_option() -> Decorator:
+    """--allow-read, repeated."""
+    return click.option(
+        "--allow-read",
+        multiple=True,
+        type=click.Path(),
+        metavar="FILE",
+        help="Let a FILE.sql of --method read this file beside the runs; repeatable.",
     )
 
 

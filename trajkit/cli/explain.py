@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import Command, completing, memory_option, method_names, rule_params, runs_option, set_option
+from trajkit.cli import (
+    Command,
+    allow_read_option,
+    completing,
+    memory_option,
+    method_names,
+    rule_params,
+    runs_option,
+    set_option,
+)
 
 
 @click.command("explain", cls=Command)
@@ -20,9 +29,16 @@ from trajkit.cli import Command, completing, memory_option, method_names, rule_p
 )
 @click.option("--iteration", type=int, help="The iteration whose rollouts are judged.  [default: the latest]")
 @set_option()
+@allow_read_option()
 @memory_option()
 def command(
-    task: str | None, runs: str, method: str, iteration: int | None, settings: tuple[str, ...], memory_limit: str | None
+    task: str | None,
+    runs: str,
+    method: str,
+    iteration: int | None,
+    settings: tuple[str, ...],
+    allow_read: tuple[str, ...],
+    memory_limit: str | None,
 ) -> None:
     """Say why a method chose what it chose of a task, and why each other trajectory lost.
 
@@ -45,9 +61,9 @@ def command(
             f'--task T says which task; `trajkit sql "SELECT DISTINCT task_id FROM trajectories" --runs {runs} '
             "--format csv` lists them."
         )
-    rule = find_method(method)
+    rule = find_method(method, reads_files=bool(allow_read))
     params = rule_params(settings, own_method=method.endswith(".sql"), iteration=iteration)
     console = screen()
-    with Runs(runs, params, memory_limit=memory_limit) as opened:
+    with Runs(runs, params, memory_limit=memory_limit, allow_read=allow_read) as opened:
         for part in told(explain(opened, task, rule)):
             console.print(part)

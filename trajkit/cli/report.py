@@ -6,6 +6,7 @@ import click
 
 from trajkit.cli import (
     Command,
+    allow_read_option,
     completing,
     json_option,
     memory_option,
@@ -39,6 +40,7 @@ from trajkit.cli import (
 )
 @click.option("--iteration", type=int, help="The iteration whose rollouts are judged.  [default: the latest]")
 @set_option()
+@allow_read_option()
 @memory_option()
 @json_option()
 def command(
@@ -48,6 +50,7 @@ def command(
     skills: tuple[str, ...],
     iteration: int | None,
     settings: tuple[str, ...],
+    allow_read: tuple[str, ...],
     memory_limit: str | None,
     as_json: bool,
 ) -> None:
@@ -76,7 +79,7 @@ def command(
             raise UsageError(f"--skill {name} is given twice: say it once, for it has one value.")
         patterns[name] = pattern
     params = rule_params(settings, own_method=any(name.endswith(".sql") for name in methods), iteration=iteration)
-    written = report(runs, out, methods, patterns, params, memory_limit=memory_limit)
+    written = report(runs, out, methods, patterns, params, memory_limit=memory_limit, allow_read=allow_read)
     if as_json:
         print_json(asdict(written))
     else:

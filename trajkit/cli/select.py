@@ -6,6 +6,7 @@ import click
 
 from trajkit.cli import (
     Command,
+    allow_read_option,
     completing,
     engine_options,
     json_option,
@@ -34,8 +35,10 @@ from trajkit.cli import (
 @click.option("--dry-run", is_flag=True, help="Do everything but writing, and print the summary.")
 @click.option("--allow-empty", is_flag=True, help="Write a file without rows, and end with 0, where nothing is chosen.")
 @engine_options()
+@allow_read_option()
 @memory_option()
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for queries.  [default: all cores]")
+@click.option("--trust", is_flag=True, help="Run a FILE.sql of --method on Spark, where it can do whatever Spark may.")
 @json_option()
 def command(
     runs: str,
@@ -47,8 +50,10 @@ def command(
     allow_empty: bool,
     engine: str,
     master: str | None,
+    allow_read: tuple[str, ...],
     memory_limit: str | None,
     threads: int | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Choose what to train on and write it as one Parquet file with loss weights.
@@ -84,6 +89,8 @@ def command(
             memory_limit=memory_limit,
             threads=threads,
             allow_empty=allow_empty,
+            allow_read=allow_read,
+            trust=trust,
         )
     except NothingChosen as error:
         nothing, summary = error, error.summary

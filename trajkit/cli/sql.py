@@ -53,6 +53,8 @@ def command(
     trajkit sql "from first_recovery_state" --runs runs/
     trajkit sql "select role, count(*) from trajectories group by 1" --runs runs/ --format csv
     trajkit sql --runs runs/ --init > views.sql && duckdb -init views.sql
+
+    The query does what you may do: it can read other files, and COPY writes.
     """
     from trajkit.engine import Runs, opened
     from trajkit.errors import UsageError
@@ -116,10 +118,10 @@ def _table(runs: AnyRuns, query: str) -> str:
     """The first rows as a table. Characters that could steer a terminal are shown as dots."""
     import polars as pl
 
+    from trajkit.terminal import STEERING
+
     frame = runs.sql(query, limit=TABLE_ROWS + 1)
-    shown = frame.head(TABLE_ROWS).with_columns(
-        pl.col(pl.String).str.replace_all(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "·")
-    )
+    shown = frame.head(TABLE_ROWS).with_columns(pl.col(pl.String).str.replace_all(STEERING, "·"))
     width = shutil.get_terminal_size((160, 24)).columns
     with pl.Config(
         tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=200, tbl_width_chars=width, tbl_hide_column_data_types=True,

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from trajkit.object_store import Location, absolute, locate
 from trajkit.report.tasks import choose_cut, index, keep_answer, lay_out, pack
 from trajkit.rules import method as find_method
 from trajkit.select import Summary, choose
-from trajkit.terminal import clean
+from trajkit.terminal import STEERING, clean
 
 if TYPE_CHECKING:
     from trajkit.report.charts import Chart
@@ -89,19 +89,21 @@ def report(
     params: Mapping[str, Any] | None = None,
     *,
     memory_limit: str | None = None,
+    allow_read: Collection[str | os.PathLike[str]] = (),
 ) -> Report:
     """Write the report on `runs` to the HTML file `out`, which appears whole or not at all.
 
     `methods` are names or .sql files as `trajkit select` takes them: what they choose is marked in the trees. `skills`
     are regular expressions by name, for the chart of navigation skills. `params` are as in `trajkit.select.select`.
+    A .sql file may read the runs and the files `allow_read`, and nothing else.
     Raises UsageError for a wrong call, BadData where the input would make a method's answer wrong.
     """
     from trajkit.report.charts import charts
 
     path = locate(out)
-    rules = [find_method(name) for name in methods]
+    rules = [find_method(name, reads_files=bool(allow_read)) for name in methods]
     check_out(path, (".html", ".htm"), locate(runs))
-    with Runs(runs, params, memory_limit=memory_limit) as opened:
+    with Runs(runs, params, memory_limit=memory_limit, allow_read=allow_read) as opened:
         if not opened.files["trajectories"]:
             raise UsageError(
                 f"{runs}: it holds no trajectories (**/trajectories*.parquet). "
@@ -247,8 +249,8 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text as HTML: control characters, which HTML has no way to write, become dots."""
-    return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "·", text))
+    """Text as HTML: control characters, and those that turn its order round, become dots."""
+    return html.escape(re.sub(STEERING, "·", text))
 
 
 def _file(name: str) -> str:

@@ -34,7 +34,9 @@ def charts(runs: Runs, methods: Sequence[str] = ("eef",), skills: Mapping[str, s
     read, and where Altair is not installed.
     """
     drawing.altair()
-    chosen = [(name, method, find_method(method)) for name, method in _names("select", methods)]
+    chosen = [
+        (name, method, find_method(method, reads_files=runs.is_confined)) for name, method in _names("select", methods)
+    ]
     sought = [(name, called, with_pattern(runs, called, skills[called])) for name, called in _names("skill", [*skills])]
     yield from win_rates(runs)
     yield coverage(runs)

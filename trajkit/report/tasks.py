@@ -10,6 +10,7 @@ import base64
 import gzip
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from trajkit.engine import MADE, Runs
 from trajkit.progress import bar
 from trajkit.rules import rules
 from trajkit.select import LAID_OUT, Summary
+from trajkit.terminal import STEERING
 
 Row = tuple[Any, ...]
 
@@ -376,4 +378,6 @@ def _number(value: float | None) -> float | str | None:
 
 def _pack(content: Any) -> bytes:
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = re.sub(STEERING, lambda found: f"\\\\u{ord(found[0]):04x}", text)  # shown as its escape
+    text = re.sub(r"(?<!\\)((?:\\\\)*)(\\u00[01][0-9a-f])", r"\1\\\2", text)  # what `dumps` has escaped, likewise
     return base64.b64encode(gzip.compress(text.encode(errors="replace"), 6, mtime=0))

@@ -133,11 +133,14 @@ class SparkRuns:
         columns = self.columns(name)
         return self.sql(f"SELECT * FROM {name} ORDER BY {', '.join(str(n + 1) for n in range(len(columns)))}")
 
-    def select(self, method: str = "eef") -> pl.DataFrame:
-        """What `trajkit select --method ...` writes, as a Polars frame (`trajkit.select` says which)."""
+    def select(self, method: str = "eef", *, trust: bool = False) -> pl.DataFrame:
+        """What `trajkit select --method ...` writes, as a Polars frame (`trajkit.select` says which).
+
+        A .sql file of one's own can do whatever Spark may: it needs `trust`.
+        """
         from trajkit.select import selected
 
-        return selected(self, method)
+        return selected(self, method, trust=trust)
 
     def compose(self, sql: str) -> str:
         """`sql` as it is: the rules that it reads are views."""
