@@ -94,6 +94,15 @@ def test_digests_of_an_earlier_version_beside_others(tmp_path: Path) -> None:
     done = trajkit("validate", runs)
     assert done.code == 0 and done.err == f"        1   old_digests\nno mistakes in {runs}, 1 warnings\n"
     assert "`trajkit compact` renews it" in done.out
+    assert "of 1 trajectories with tool calls is of an earlier version" in trajkit("compact", runs, "--dry-run").err
+    assert "of 1 trajectories with tool calls was renewed" in trajkit("compact", runs).err
+    with Runs(runs) as opened:
+        assert opened.rows("SELECT count(DISTINCT actions_digest) AS n, count(*) AS rows FROM trajectories") == [
+            {"n": 1, "rows": 2}
+        ]
+    assert trajkit("validate", runs).err == f"no mistakes in {runs}\n"
+    after = files(runs)
+    assert "renewed" not in trajkit("compact", runs).err and files(runs) == after
 
 
 # --- import --replace ---

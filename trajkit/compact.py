@@ -25,6 +25,7 @@ from trajkit.errors import BadData, TrajkitError, UsageError
 from trajkit.files import hide, rename, sync
 from trajkit.object_store import here
 from trajkit.progress import bar
+from trajkit.rules import functions, rules
 from trajkit.store import PART_TRAJECTORIES, being_written, hidden_part, remove_leftovers
 from trajkit.temporary import TemporaryFolder
 from trajkit.terminal import clean
@@ -66,11 +67,13 @@ class Run:
 class Summary:
     """What became of what. Of a dry run nothing is known of the bytes and the repeated trajectories.
 
-    `repeated` trajectories lay in several of the parts that became one, all alike, and are kept once; `differing` ones
-    were not alike, and all are kept. `other_files` are Parquet files that do not lie in a part of a run.
+    `renewed` trajectories had an actions_digest of the first version and got this version's. `repeated` trajectories
+    lay in several of the parts that became one, all alike, and are kept once; `differing` ones were not alike, and all
+    are kept. `other_files` are Parquet files that do not lie in a part of a run.
     """
 
     runs: list[Run] = field(default_factory=list)
+    renewed: int = 0
     repeated: int = 0
     differing: int = 0
     other_files: int = 0
@@ -91,6 +94,9 @@ class Summary:
         kept = sum(run.parts_after == run.parts_before for run in self.runs)
         if kept:
             lines.append(f"nothing to put together in {kept:,} {'run' if kept == 1 else 'runs'}")
+        if self.renewed:
+            verb = "is of an earlier version" if self.dry_run else "was renewed"
+            lines.append(f"the actions_digest of {self.renewed:,} trajectories with tool calls {verb}")
         if self.repeated:
             lines.append(f"{self.repeated:,} trajectories lay there more than once, all alike: each is kept once")
         if self.differing:
@@ -140,7 +146,7 @@ def compact(
             run.trajectories = sum(part.rows.get("trajectories", 0) for part in parts)
             run.bytes_before = sum(part.bytes for part in parts)
             run.bytes_after = None if dry_run else run.bytes_before
-            for group in _groups(con, parts):
+            for group in _groups(con, parts, summary):
                 planned.append((run, group))
                 run.parts_after -= len(group) - 1
         if not dry_run:
@@ -167,6 +173,8 @@ def _connection(memory_limit: str, threads: int | None) -> Iterator[duckdb.DuckD
             raise UsageError(f"--memory-limit {memory_limit}: {error}") from error
         with con:
             con.execute("SET TimeZone = 'UTC'")
+            for function in functions():
+                con.execute(function)
             yield con
 
 
@@ -236,19 +244,51 @@ def _kept(kind: pa.DataType) -> bool:
 # --- what becomes one ---
 
 
-def _groups(con: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> list[list[Part]]:
-    """The parts that become one, two or more at a time, in the order of their names."""
+def _groups(con: duckdb.DuckDBPyConnection, parts: Sequence[Part], summary: Summary) -> list[list[Part]]:
+    """The parts that become one, in the order of their names: two or more at a time, and one where it holds digests of
+    the first version."""
+    old = {part.path: n for part in parts if (n := _n_old_digests(con, [part]))}
+    summary.renewed += sum(old.values())
     found = []
     for _, alike in groupby(sorted(parts, key=lambda part: (part.digest, part.path)), key=lambda part: part.digest):
         group: list[Part] = []
         for together in _sharing(con, list(alike)):
-            if len(together) > 1 or _size(together) < 0.5:
+            if len(together) > 1 or _size(together) < 0.5 or together[0].path in old:
                 group += together
             if _size(group) >= 1:
                 found.append(group)
                 group = []
         found.append(group)
-    return [group for group in found if len(group) > 1]
+    return [group for group in found if len(group) > 1 or (group and group[0].path in old)]
+
+
+def _n_old_digests(con: duckdb.DuckDBPyConnection, parts: Sequence[Part]) -> int:
+    """How many trajectories have an actions_digest of the first version. Leaves these, with this version's, in the
+    table `renewed`."""
+    import pyarrow.types as of
+
+    con.execute("CREATE OR REPLACE TEMP TABLE renewed (trajectory_id VARCHAR, digest VARCHAR)")
+    texts = {"trajectories": ("actions_digest",), "messages": ("content", "reasoning", "tool_calls")}
+    for table, names in texts.items():
+        schema = parts[0].schemas.get(table)
+        if schema is None or not all(name in schema.names and of.is_string(schema.field(name).type) for name in names):
+            return 0
+    if not {"role", "context"} <= {*parts[0].schemas["messages"].names}:
+        return 0
+    with _reading([part.path for part in parts]):
+        calls = _read(parts, "messages")
+        if not con.execute(f"SELECT 1 FROM ({calls}) WHERE tool_calls IS NOT NULL LIMIT 1").fetchall():
+            return 0
+        for table in texts:
+            con.execute(f"CREATE OR REPLACE TEMP VIEW {table} AS {_read(parts, table)}")
+        con.execute(
+            f"INSERT INTO renewed SELECT DISTINCT trajectory_id, new_digest FROM ({rules()['call_digests'].sql}) "
+            "WHERE actions_digest = old_digest AND old_digest != new_digest"
+        )
+        [(found,)] = con.execute("SELECT count(*) FROM renewed").fetchall()
+        for table in texts:
+            con.execute(f"DROP VIEW {table}")
+    return int(found)
 
 
 def _size(parts: Sequence[Part]) -> float:
@@ -312,6 +352,7 @@ def _merge(con: duckdb.DuckDBPyConnection, group: Sequence[Part], summary: Summa
     try:
         hidden.mkdir()
         with _reading([part.path for part in group]):
+            _n_old_digests(con, group)
             _find_repeated(con, group, summary)
             for table in tables:
                 _write(con, group, table, hidden / f"{table}.tmp")
@@ -391,6 +432,11 @@ def _write(con: duckdb.DuckDBPyConnection, group: Sequence[Part], table: str, fi
         rows = (
             f"SELECT r.* EXCLUDE ({_PLACE}) FROM ({_read_with_part(group, table)}) AS r ANTI JOIN repeated AS t "
             f"ON r.trajectory_id = t.trajectory_id AND r.{_PLACE} = t.place"
+        )
+    if table == "trajectories" and con.execute("FROM renewed LIMIT 1").fetchall():
+        rows = (
+            "SELECT r.* REPLACE (coalesce(n.digest, r.actions_digest) AS actions_digest) "
+            f"FROM ({rows}) AS r LEFT JOIN renewed AS n ON r.trajectory_id = n.trajectory_id"
         )
     [(n_rows,)] = con.execute(f"SELECT count(*) FROM ({rows})").fetchall()
     again = con.execute(f"SELECT 1 FROM ({rows}) GROUP BY {', '.join(keys)} HAVING count(*) > 1 LIMIT 1").fetchall()
