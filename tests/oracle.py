@@ -491,16 +491,21 @@ class Oracle:
 
     def weighted(self, id: str, from_step: int) -> list[tuple[Row, float]]:
         """The whole conversation, each message with its loss weight."""
-        return [
-            (m, float(m["role"] == "assistant" and not m["context"] and m["step"] >= from_step))
-            for m in self.conversation(id)
-        ]
+        return [(m, mark(m) if m["step"] >= from_step else 0.0) for m in self.conversation(id)]
 
     def halves(self, id: str, from_step: int, end_step: int | None) -> tuple[list[Row], list[Row]]:
         """The conversation before the action a_from_step, and from it on, up to the state s_end_step."""
         said = [m for m in self.conversation(id) if end_step is None or m["step"] < end_step]
         at = [(m["role"], bool(m["context"]), m["step"]) for m in said].index(("assistant", False, from_step))
         return said[:at], said[at:]
+
+
+def mark(message: Row) -> float:
+    """The loss weight that an action has from its source: 1 where that says nothing; 0 for what is no action."""
+    if message["role"] != "assistant" or message["context"]:
+        return 0.0
+    weight = message.get("weight")
+    return 1.0 if weight is None else float(weight)
 
 
 RELATIONS: dict[str, Callable[[Oracle], list[Row]]] = {

@@ -27,6 +27,7 @@ rich = st.fixed_dictionaries(
         "tool_calls": calls,
         "name": texts,
         "context": st.booleans(),
+        "weight": st.none() | st.sampled_from([0, 0.5, 1]),
         "token_ids": st.lists(st.integers(0, 2**31 - 1), max_size=3),
         "logprobs": st.lists(st.floats(-1e20, 0), max_size=3),
     },
@@ -48,7 +49,9 @@ def test_ids_are_those_of_the_standard_library(messages: Any, task_id: str, rewa
     for position, message in enumerate(messages):
         calls = message.get("tool_calls")
         row = dict.fromkeys(names) | message | {"seq": branch + position, "step": step}
-        rows.append(row | {"tool_calls": compact(calls) if calls else None, "context": message.get("context") or None})
+        row |= {"tool_calls": compact(calls) if calls else None, "context": message.get("context") or None}
+        row["weight"] = None if row["context"] else row["weight"]
+        rows.append(row)
         if message["role"] == "assistant" and not message.get("context"):
             step += 1
             functions = compact([call["function"] for call in calls]) if calls else ""
@@ -59,7 +62,7 @@ def test_ids_are_those_of_the_standard_library(messages: Any, task_id: str, rewa
     others = ("trajectory_id", "created_at", "meta", "import_id")
     identity = {key: value for key, value in made.trajectory.items() if key not in others}
     identity["actions_digest"] = digest.hexdigest()  # with the calls as they are written, whatever is equal
-    told = [[row[name] for name in names] for row in rows]
+    told = [[row[name] for name in names if name != "weight"] for row in rows]  # which is no part of an id
     expected = hashlib.sha256(compact([identity, told]).encode()).hexdigest()[:32]
     assert made.trajectory["trajectory_id"] == expected
-    assert made.messages == [{**dict(zip(names, row, strict=True)), "trajectory_id": expected} for row in told]
+    assert made.messages == [row | {"trajectory_id": expected} for row in rows]

@@ -13,7 +13,7 @@ import pytest
 import small_runs
 from hypothesis import given, target
 from hypothesis import strategies as st
-from oracle import PAIR_METHODS, RELATIONS, Oracle
+from oracle import PAIR_METHODS, RELATIONS, Oracle, mark
 from test_invariants import TEXT, selected
 from test_rules import ask
 from worlds import (
@@ -445,10 +445,6 @@ def written(message: Row, weight: float, **more: Any) -> Row:
     return {**{key: message[key] for key in TEXT}, "weight": weight, "token_ids": None, **more}
 
 
-def is_action(message: Row) -> bool:
-    return message["role"] == "assistant" and not message["context"]
-
-
 def expected_pairs(oracle: Oracle, method: str) -> list[Row]:
     """The pairs in plain Python, without their ids: both conversations, split where they part."""
     found = []
@@ -456,18 +452,20 @@ def expected_pairs(oracle: Oracle, method: str) -> list[Row]:
         chosen, rejected = (oracle.t[row[f"{side}_id"]] for side in ("chosen", "rejected"))
         prompt, better = oracle.halves(row["chosen_id"], row["from_step"], row["end_step"])
         _, worse = oracle.halves(row["rejected_id"], row["from_step"], row["end_step"])
+        if not any(map(mark, better)) or not any(map(mark, worse)):
+            continue
         found.append(
             {
                 **row,
                 "method": method,
                 "env": chosen["env"],
                 "tools": chosen["tools"],
-                "n_chosen_steps": sum(map(is_action, better)),
-                "n_rejected_steps": sum(map(is_action, worse)),
+                "n_chosen_steps": sum(mark(m) > 0 for m in better),
+                "n_rejected_steps": sum(mark(m) > 0 for m in worse),
                 "iteration": max(chosen["iteration"] or 0, rejected["iteration"] or 0),
                 "prompt": [written(m, 0) for m in prompt],
-                "chosen": [written(m, float(is_action(m))) for m in better],
-                "rejected": [written(m, float(is_action(m))) for m in worse],
+                "chosen": [written(m, mark(m)) for m in better],
+                "rejected": [written(m, mark(m)) for m in worse],
             }
         )
     return found
@@ -482,14 +480,17 @@ def expected_values(oracle: Oracle) -> list[Row]:
     for id, values in rewards.items():
         own, messages = oracle.t[id], []
         for m in oracle.conversation(id):
-            value = values.get(m["step"]) if is_action(m) else None
-            messages.append(written(m, float(value is not None), value=value))
+            value = values.get(m["step"]) if mark(m) else None
+            messages.append(written(m, mark(m) if value is not None else 0.0, value=value))
+        n_values = sum(m["value"] is not None for m in messages)
+        if not n_values:
+            continue
         found.append(
             {
                 **{key: own[key] for key in ("trajectory_id", "task_id", "env", "reward", "tools")},
                 "method": "step_rewards",
                 "n_steps": oracle.n_actions(id),
-                "n_values": len(values),
+                "n_values": n_values,
                 "iteration": oracle.iteration(id),
                 "messages": messages,
             }

@@ -34,7 +34,8 @@ ACTIONS = {
 }
 
 # Bits of Traj.style: how its messages look and what its row leaves out. None of it matters to any rule.
-SYSTEM, EXAMPLE, CANNED, NO_CLOSING, TWO_PART, DIGEST, TOOLS = (1 << bit for bit in range(7))
+SYSTEM, EXAMPLE, CANNED, NO_CLOSING, TWO_PART, DIGEST, TOOLS, MARKED = (1 << bit for bit in range(8))
+MARKS = (0.5, 0.0, None, 1.0, 0.0)  # of a marked trajectory's actions, by their step: their source's loss marks
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class World:
                 "ended": t.ended,
                 "error": "the server died" if t.ended in ("error", "drift") else None,
                 "actions_digest": actions_digest(self._own[t.id]) if t.style & DIGEST else None,
-                "tools": '[{"type":"function"}]' if t.style & TOOLS else None,
+                "tools": '[{"type":"function","function":{"name":"click"}}]' if t.style & TOOLS else None,
             }
             for t in self.trajs
         ]
@@ -161,7 +162,7 @@ def _talk(t: Traj) -> Iterator[Row]:
 
     def say(step: int, role: str, content: str | None, **more: Any) -> Row:
         row = {"step": step, "role": role, "content": content, "reasoning": None, "tool_calls": None}
-        return {**row, "tool_call_id": None, "name": None, "context": None, **more}
+        return {**row, "tool_call_id": None, "name": None, "context": None, "weight": None, **more}
 
     if t.at == 0:
         if t.style & SYSTEM:
@@ -177,7 +178,9 @@ def _talk(t: Traj) -> Iterator[Row]:
             calls = json.dumps([{"id": f"{t.id}-{step}", "type": "function", "function": action["call"]}])
         explicit = False if t.style & CANNED else None
         reasoning = action.get("reasoning")
-        yield say(step, "assistant", action["content"], reasoning=reasoning, tool_calls=calls, context=explicit)
+        said = {"reasoning": reasoning, "tool_calls": calls, "context": explicit}
+        mark = MARKS[step % len(MARKS)] if t.style & MARKED else None
+        yield say(step, "assistant", action["content"], **said, weight=mark)
         if t.style & CANNED:
             yield say(step + 1, "assistant", "OK.", context=True)
         if step + 1 == t.at + len(t.actions) and t.style & NO_CLOSING:
@@ -299,7 +302,7 @@ def worlds(draw: Callable[[st.SearchStrategy[Any]], Any], max_tasks: int = 3) ->
                 split=split_of_one(parent, at),
                 actor=draw(st.sampled_from((None, "gpt-4"))),
                 env=draw(st.sampled_from((None, "shop"))),
-                style=draw(st.integers(0, 2**7 - 1)),
+                style=draw(st.integers(0, 2**8 - 1)),
                 **draw(st.sampled_from(ends)),
             )  # fmt: skip
             world = world.plus(spec)
@@ -341,6 +344,7 @@ def worlds(draw: Callable[[st.SearchStrategy[Any]], Any], max_tasks: int = 3) ->
 _TYPES = {
     "branch_step": pa.int32(), "n_steps": pa.int32(), "iteration": pa.int32(), "sample": pa.int32(),
     "seq": pa.int32(), "step": pa.int32(), "reward": pa.float64(), "success": pa.bool_(), "context": pa.bool_(),
+    "weight": pa.float32(),
     "token_ids": pa.list_(pa.int32()),
 }  # fmt: skip
 _REQUIRED = {

@@ -208,7 +208,7 @@ class Pairs:
 
 
 class Values:
-    """The mean over a batch's values of (predicted - value) squared.
+    """The mean over a batch's values of (predicted - value) squared, each by its action's weight.
 
     Predicted is what the model's head reads at the last token of an action that has a value, mostly the stop token:
     given all up to and with this action. All actions of a trajectory are predicted in one row.
@@ -235,8 +235,9 @@ class Values:
         """Nothing is told beside the loss."""
         values = [value for group in packed.groups for value in self.values[batch[group]]]
         wanted = torch.tensor(values, device=packed.weights.device)
-        total = sum(len(self.values[number]) for number in batch)
-        return (predictions(model, packed) - wanted).square().sum() / total, {}
+        weights = packed.weights[0, packed.weights[0] > 0]
+        total = sum(sum(row.weights) for number in batch for row in self.groups[number])
+        return ((predictions(model, packed) - wanted).square() * weights).sum() / total, {}
 
 
 def _small(row: Row) -> Row:

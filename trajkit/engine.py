@@ -51,6 +51,7 @@ _ACCEPTED = {
     "INTEGER": _INTEGERS,
     "BIGINT": _INTEGERS,
     "DOUBLE": _INTEGERS | {"DOUBLE", "FLOAT"},
+    "FLOAT": _INTEGERS | {"DOUBLE", "FLOAT"},
     "BOOLEAN": {"BOOLEAN"},
     "TIMESTAMP": {"TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP WITH TIME ZONE", "DATE"},
     "INTEGER[]": {f"{name}[]" for name in _INTEGERS},
@@ -600,7 +601,8 @@ def _missing(table: str, field: Field) -> str:
 
 
 def _accepted(field: Field, kind: str) -> bool:
-    if kind == '"NULL"' or kind in _ACCEPTED[field.type] or (kind.startswith("DECIMAL(") and field.type == "DOUBLE"):
+    decimal = kind.startswith("DECIMAL(") and field.type in ("DOUBLE", "FLOAT")
+    if kind == '"NULL"' or kind in _ACCEPTED[field.type] or decimal:
         return True
     if field.type == "VARCHAR":
         nested = kind.startswith(("STRUCT(", "MAP(", "JSON")) or kind.endswith("[]")

@@ -173,23 +173,25 @@ def conversation(pair: dict[str, Any], side: str) -> dict[str, Any]:
 def value_rows(masks: Masks, example: dict[str, Any]) -> Iterator[tuple[Row, list[float]]]:
     """The rows of an example of a file of values, and the values of each.
 
-    A row's weight is 1.0 at the tokens where its values are read, in their order, and 0.0 elsewhere: at the last token
-    of each action that has one. Raises BadData where none has.
+    A row's weight is the action's at the tokens where its values are read, in their order, and 0.0 elsewhere: at the
+    last token of each action that has one. Raises BadData where none has.
     """
     values: list[float] = []
+    worth: list[float] = []  # how much each value's error weighs
     numbered = []  # weighted by the value's number from 1 on, so that the mask tells whose each token is
     for message in example["messages"]:
         plain = {key: part for key, part in message.items() if key != "value"}
         if "value" in message:
             values.append(message["value"])
+            worth.append(float(message.get("weight") or 1.0))
         numbered.append(plain | {"weight": float(len(values)) if "value" in message else 0.0})
     if not values:
         raise BadData(f"example {clean(str(example['example_id']))}: no action of it has a value.")
     for row in masks.rows([{**example, "messages": numbered}]):
         last = {int(number): t for t, number in enumerate(row.weights) if number}
         weights = [0.0] * len(row.input_ids)
-        for t in last.values():
-            weights[t] = 1.0
+        for number, t in last.items():
+            weights[t] = worth[number - 1]
         yield replace(row, weights=weights), [values[number - 1] for number in sorted(last, key=lambda n: last[n])]
 
 

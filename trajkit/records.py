@@ -29,7 +29,9 @@ _TEXTS = ("reasoning", "tool_call_id", "name")
 _LISTS = {"token_ids": "i", "logprobs": "f"}
 _COLUMNS = tuple(field.name for field in MESSAGES if field.name != "trajectory_id")
 _PLAIN = {"seq", "step", "role", "content"}  # the first of them; the others of a message that is no more are null
-_NULLS = orjson.Fragment(",".join(["null"] * (len(_COLUMNS) - len(_PLAIN))))
+# What an id is derived from: the columns of the first edition, so that an old log keeps its ids.
+_OF_ID = tuple(name for name in _COLUMNS if name != "weight")
+_NULLS = orjson.Fragment(",".join(["null"] * (len(_OF_ID) - len(_PLAIN))))
 _MESSAGE_ROLES = frozenset(MESSAGE_ROLES)
 _SURROGATE = "it holds half a surrogate pair, which no UTF-8 text can hold"
 
@@ -39,16 +41,18 @@ class Record(NamedTuple):
 
     `columns` are the messages' by name, all as long as there are messages; one that is not there is null
     throughout, and trajectory_id is not among them. `size` is about how many bytes it takes, by which parts are cut.
+    `notes` say what was read otherwise than it is written, as an import tells its user ("have ...").
     """
 
     trajectory: Row
     columns: Columns
     size: int
+    notes: frozenset[str] = frozenset()
 
     @property
     def messages(self) -> list[Row]:
         """The messages as rows."""
-        rows = zip(*_all_columns(self.columns), strict=False)
+        rows = zip(*_all_columns(self.columns, _COLUMNS), strict=False)
         trajectory_id = self.trajectory["trajectory_id"]
         return [dict(zip(_COLUMNS, row, strict=True), trajectory_id=trajectory_id) for row in rows]
 
@@ -59,6 +63,8 @@ def to_json(value: Any) -> str:
         return _ENCODE(value)
     except (TypeError, ValueError) as error:
         raise BadRecord(f"not representable as JSON: {error}") from None
+    except RecursionError:
+        raise BadRecord("it is nested too deeply") from None
 
 
 def actions_digest(messages: Iterable[Mapping[str, Any]]) -> str:
@@ -120,16 +126,18 @@ def record(
     seed: int | None = None,
     created_at: Any = None,
     meta: Mapping[str, Any] | None = None,
+    notes: Iterable[str] = (),
 ) -> Record:
     """Number a conversation's steps and derive n_steps, actions_digest and trajectory_id.
 
     `messages` are the trajectory's own chat messages in OpenAI's format (role, content, and where
-    they have them reasoning, tool_calls, tool_call_id, name, context, token_ids, logprobs);
-    tool_calls is a list or its JSON. For a branch, `branch_step` is the parent's state it starts
-    from and `first_seq` the number of the parent's messages before that state.
+    they have them reasoning, tool_calls, tool_call_id, name, context, weight, token_ids, logprobs);
+    tool_calls is a list or its JSON, and weight counts on actions alone. For a branch, `branch_step` is
+    the parent's state it starts from and `first_seq` the number of the parent's messages before that state.
 
     Raises BadRecord where a value has the wrong type or meaning: a reward that is text, NaN or
-    infinite, an unknown role, a message with neither content nor tool calls.
+    infinite, an unknown role, a message with neither content nor tool calls, tools that are no list of definitions; and
+    for text anywhere that UTF-8 cannot hold.
     """
     if not isinstance(task_id, str) or not task_id:
         raise BadRecord(f"task_id is {task_id!r}: a non-empty string is needed")
@@ -157,16 +165,18 @@ def record(
         "ended": ended,
         "error": error,
         "actions_digest": digest,
-        "tools": None if tools is None else tools if isinstance(tools, str) else to_json(tools),
+        "tools": _tools(tools),
         "seed": seed,
     }
     # Provenance: two records that differ only here are the same trajectory.
     provenance: Row = {"created_at": created_at, "meta": to_json(meta) if meta else None, "import_id": None}
+    if meta and not provenance["meta"].isascii():
+        _utf8(provenance["meta"])
     trajectory_id = hashlib.sha256(_identity_json(identity, columns)).hexdigest()[:32]
     if "tool_calls" in columns:
         identity["actions_digest"] = _digest(actions(_canonical))
     size = _size(columns) + len(provenance["meta"] or "")
-    return Record({"trajectory_id": trajectory_id, **identity, **provenance}, columns, size)
+    return Record({"trajectory_id": trajectory_id, **identity, **provenance}, columns, size, frozenset(notes))
 
 
 def _identity_json(identity: Row, columns: Columns) -> bytes:
@@ -177,10 +187,10 @@ def _identity_json(identity: Row, columns: Columns) -> bytes:
         if columns.keys() == _PLAIN:
             told = zip(*columns.values(), repeat(_NULLS), strict=False)
         else:
-            told = zip(*_all_columns(columns), strict=False)
+            told = zip(*_all_columns(columns, _OF_ID), strict=False)
         with suppress(TypeError):
             return orjson.dumps([identity, list(told)], option=_OPTIONS)
-    return _utf8(to_json([identity, list(zip(*_all_columns(columns), strict=False))]))
+    return _utf8(to_json([identity, list(zip(*_all_columns(columns, _OF_ID), strict=False))]))
 
 
 def _size(columns: Columns) -> int:
@@ -194,8 +204,8 @@ def _size(columns: Columns) -> int:
     return size
 
 
-def _all_columns(columns: Columns) -> list[Iterable[Any]]:
-    return [columns.get(name) or repeat(None) for name in _COLUMNS]
+def _all_columns(columns: Columns, names: Iterable[str]) -> list[Iterable[Any]]:
+    return [columns.get(name) or repeat(None) for name in names]
 
 
 def _columns(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> tuple[Columns, int, Actions]:
@@ -236,6 +246,7 @@ def _rows(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> list[Ro
             "tool_call_id": None,
             "name": None,
             "context": True if message.get("context") else None,
+            "weight": None,
             "token_ids": None,
             "logprobs": None,
         }
@@ -244,6 +255,8 @@ def _rows(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> list[Ro
                 row[key] = _text(message, key, position)
             for key, code in _LISTS.items():
                 row[key] = _list(message, key, code, position)
+            if _is_action(row):
+                row["weight"] = _weight(message.get("weight"), position)
         rows.append(row)
         step += _is_action(row)
     if not rows:
@@ -282,6 +295,38 @@ def _list(message: Mapping[str, Any], key: str, code: str, position: int) -> Any
         except (TypeError, OverflowError):
             raise BadRecord(f"message {position} has {key} that are no list of numbers, or too large ones") from None
     return values
+
+
+def _tools(tools: Any) -> str | None:
+    """Tool definitions as JSON; text stays as it is. Raises BadRecord where they are no list of definitions."""
+    text = tools if isinstance(tools, str) else None
+    if text is not None:
+        try:
+            tools = json.loads(text)
+        except (ValueError, RecursionError):
+            raise BadRecord("its tools are text that is no JSON") from None
+    if tools is None:
+        return None
+    if not isinstance(tools, list) or not all(map(_is_definition, tools)):
+        raise BadRecord("its tools are no list of definitions: each is an object with the function's name")
+    return to_json(tools) if text is None else text
+
+
+def _is_definition(tool: Any) -> bool:
+    """Whether it is OpenAI's {"type", "function": {"name", ...}}, {"name", ...}, or a tool of another type."""
+    if not isinstance(tool, dict):
+        return False
+    function, kind = tool.get("function", tool), tool.get("type")
+    named = isinstance(function, dict) and isinstance(function.get("name"), str)
+    return named or (isinstance(kind, str) and kind != "function")
+
+
+def _weight(value: Any, position: int) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise BadRecord(f"message {position} has a loss weight of {value!r}: a number from 0 to 1 is needed")
+    return float(value)
 
 
 def _integer(name: str, value: Any) -> int:

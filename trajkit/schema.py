@@ -101,6 +101,13 @@ MESSAGES = (
         "True on an assistant message that is no action (an example, a canned reply, copied context): no step, never "
         "trained on. Null reads as false.",
     ),
+    Field(
+        "weight",
+        "FLOAT",
+        False,
+        "On an action: its source's own loss mark, from 0 to 1, by which every example multiplies its loss weight. 0: "
+        "it is never trained on, but stays a step. Null: 1.",
+    ),
     Field("token_ids", "INTEGER[]", False, "The token ids that the server sampled. Null: not kept."),
     Field("logprobs", "FLOAT[]", False, "Their log-probabilities. Null: not kept."),
 )
@@ -134,6 +141,7 @@ def arrow_schema(table: str) -> pa.Schema:
     types = {
         "VARCHAR": pa.string(),
         "INTEGER": pa.int32(),
+        "FLOAT": pa.float32(),
         "BIGINT": pa.int64(),
         "DOUBLE": pa.float64(),
         "BOOLEAN": pa.bool_(),

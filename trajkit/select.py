@@ -111,6 +111,12 @@ COUNTED = {
     "values": "SELECT t.role AS kind, count(*) AS n, sum(n_values)::BIGINT AS n_trained_steps FROM selected AS s "
     "JOIN outcomes AS t USING (trajectory_id) GROUP BY t.role ORDER BY t.role",
 }
+# What was chosen and is not in `selected`.
+NOT_WRITTEN = {
+    "examples": "SELECT (SELECT count(*) FROM chosen) - (SELECT count(*) FROM selected) AS n",
+    "pairs": "SELECT (SELECT count(*) FROM chosen) - (SELECT count(*) FROM selected) AS n",
+    "values": "SELECT (SELECT count(DISTINCT trajectory_id) FROM chosen) - (SELECT count(*) FROM selected) AS n",
+}
 # Pairs are made of failures too, so that it failed is no reason.
 _NO_PAIR = {"not solved": "not solved, in no pair", "solved, not chosen": "solved, in no pair"}
 # What `choose` leaves for `trajkit.assemble`, each after those it reads.
@@ -125,7 +131,8 @@ class Summary:
     `writes` is examples, pairs or values; `kinds` counts them (n) with their actions, of pairs by level, of values by
     role. `n_other_prompts`: pairs whose two sides were asked with different words. `n_contradictions`: as
     `trajkit.checks.contradictions` counts them. `unknown_columns`: those of a user's own method that mean nothing here.
-    `no_role`: the roles that the method reads and no trajectory has, where it finds one role at most.
+    `n_without_loss`: examples, pairs or trajectories with values that were chosen and not written, as their source gave
+    all their actions the weight 0. `no_role`: the roles that the method reads and no trajectory has, where it finds one role at most.
     """
 
     method: str
@@ -141,6 +148,7 @@ class Summary:
     n_recovery_states: int | None = None
     n_other_prompts: int = 0
     n_contradictions: int = 0
+    n_without_loss: int = 0
     unknown_columns: list[str] = field(default_factory=list)
     input_fingerprint: str = ""
     no_role: list[str] = field(default_factory=list)
@@ -179,6 +187,8 @@ class Summary:
                 f"  (the two sides of {self.n_other_prompts:,} pairs were asked with different words: "
                 "the chosen side's prompt is written)"
             )
+        if self.n_without_loss:
+            lines.append(f"  ({self.n_without_loss:,} more not written: their source gives no action of theirs a loss)")
         if self.unknown_columns:
             known = [name for name, _, _ in ANSWERS[self.writes]]
             told = "; ".join(clean(name) + did_you_mean(name, known).rstrip(".") for name in self.unknown_columns)
@@ -388,6 +398,7 @@ def _summary(runs: AnyRuns, rule: Rule, writes: str) -> Summary:
         if recovery
         else None,
         n_contradictions=contradictions(runs),
+        n_without_loss=runs.rows(NOT_WRITTEN[writes])[0]["n"],
         unknown_columns=_unknown_columns(runs, writes) if rule.kind == "own" else [],
         input_fingerprint=f"{int(fingerprint or 0):x}",
         no_role=[role for role in read if role not in roles] if roles and len({*read} & roles) < 2 else [],

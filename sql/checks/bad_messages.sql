@@ -14,6 +14,11 @@ WITH mistakes AS (
                     || '; it must be system, user, assistant or tool'
             WHEN m.content IS NULL AND m.tool_calls IS NULL THEN 'neither content nor tool_calls'
             WHEN NOT json_valid(m.tool_calls) THEN 'tool_calls is no JSON'
+            WHEN
+                left(replace(replace(replace(m.tool_calls, ' ', ''), chr(10), ''), chr(13), ''), 2)
+                NOT IN ('[{', '[]', 'nu')
+                THEN 'tool_calls is no list of calls'
+            WHEN NOT (m.weight >= 0 AND m.weight <= 1) THEN 'weight is ' || m.weight || '; it must be from 0 to 1, or null'
         END AS mistake
     FROM messages AS m
     SEMI JOIN checked AS c ON m.trajectory_id = c.trajectory_id

@@ -34,7 +34,8 @@ message_contents AS (
         m.tool_calls,
         m.tool_call_id,
         m.name,
-        coalesce(m.context, FALSE) AS context
+        coalesce(m.context, FALSE) AS context,
+        coalesce(m.weight, 1) AS weight
     FROM all_messages AS m
     SEMI JOIN repeated AS t ON m.trajectory_id = t.trajectory_id
 ),

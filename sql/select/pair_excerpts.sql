@@ -4,7 +4,7 @@
 SELECT
     2 * p.row_number + s.side AS excerpt_number,
     CASE WHEN s.side = 0 THEN p.chosen_id ELSE p.rejected_id END AS trajectory_id,
-    p.from_step + CASE WHEN s.side = 0 THEN p.n_chosen_steps ELSE p.n_rejected_steps END AS n_steps,
+    CASE WHEN s.side = 0 THEN p.chosen_end ELSE p.rejected_end END AS n_steps,
     p.from_step,
     p.end_step,
     CAST(NULL AS VARCHAR) AS suffix,

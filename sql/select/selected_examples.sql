@@ -1,5 +1,7 @@
 -- selected_examples: the examples that a method chose, without their messages.
 -- One row per example, numbered in the order in which they are written (example_id).
+-- n_trained_steps and n_expert_steps count the actions that get loss: those whose own weight is 0 get none. An example
+-- in which none does has no row.
 -- `chosen` is the method's answer: kind, trajectory_id, expert_id, from_step, suffix (text that the prompt ends with).
 WITH identified AS (
     SELECT
@@ -17,6 +19,19 @@ expert_steps AS (
     INNER JOIN path_segments AS s ON i.trajectory_id = s.trajectory_id
     WHERE s.owner_role = 'expert' AND i.from_step < s.end_step
     GROUP BY i.example_id
+),
+
+-- actions at or after from_step whose own weight is 0
+untrained_steps AS (
+    SELECT
+        i.example_id,
+        CAST(count(*) AS INTEGER) AS n_steps,
+        CAST(count(CASE WHEN s.owner_role = 'expert' THEN 1 END) AS INTEGER) AS n_expert_steps
+    FROM untrained_actions AS u
+    INNER JOIN path_segments AS s ON u.trajectory_id = s.owner_id
+    INNER JOIN identified AS i ON s.trajectory_id = i.trajectory_id
+    WHERE s.first_step <= u.step AND u.step < s.end_step AND i.from_step <= u.step
+    GROUP BY i.example_id
 )
 
 SELECT
@@ -29,11 +44,13 @@ SELECT
     i.expert_id,
     i.from_step,
     t.branch_step + t.n_steps AS n_steps,
-    t.branch_step + t.n_steps - i.from_step AS n_trained_steps,
-    coalesce(e.n_expert_steps, 0) AS n_expert_steps,
+    t.branch_step + t.n_steps - i.from_step - coalesce(u.n_steps, 0) AS n_trained_steps,
+    coalesce(e.n_expert_steps, 0) - coalesce(u.n_expert_steps, 0) AS n_expert_steps,
     t.reward,
     coalesce(t.iteration, 0) AS iteration,
     i.suffix
 FROM identified AS i
 INNER JOIN trajectories AS t ON i.trajectory_id = t.trajectory_id
 LEFT JOIN expert_steps AS e ON i.example_id = e.example_id
+LEFT JOIN untrained_steps AS u ON i.example_id = u.example_id
+WHERE t.branch_step + t.n_steps - i.from_step > coalesce(u.n_steps, 0)

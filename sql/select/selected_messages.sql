@@ -4,9 +4,9 @@
 -- rest: a list of one struct, what few messages have; null where this one has nothing of it, for columns of nulls take
 -- as much room in the sort as others. token_ids: what the model sampled, so that it can be trained on as it was.
 -- in_prompt: it comes before the action at from_step.
--- value: what the action is worth, where the excerpt has values.
--- weight: 1 on the actions (assistant messages that are no context) with step >= from_step, where the excerpt has
--- values on those with one; 0 on all else.
+-- value: what the action is worth, where the excerpt has values and the action's own weight is not 0.
+-- weight: the action's own weight (1 where it has none) on the actions (assistant messages that are no context) with
+-- step >= from_step, where the excerpt has values on those with one; 0 on all else.
 SELECT
     p.excerpt_number,
     m.seq,
@@ -31,12 +31,16 @@ SELECT
     m.role = 'assistant' AND NOT coalesce(m.context, FALSE) AS is_action,
     (
         m.seq IS NOT NULL AND m.step IS NOT NULL AND m.role IN ('system', 'user', 'assistant', 'tool')
-        AND coalesce(json_valid(m.tool_calls), m.content IS NOT NULL)
+        AND coalesce(json_valid(m.tool_calls), m.content IS NOT NULL) AND coalesce(m.weight, 1) BETWEEN 0 AND 1
     ) IS TRUE AS is_sound,
     m.step < p.from_step OR (m.step = p.from_step AND NOT is_action) AS in_prompt,
-    CASE WHEN is_action THEN p.step_values[m.step] END AS value,
+    CASE WHEN is_action AND coalesce(m.weight, 1) > 0 THEN p.step_values[m.step] END AS value,
     CAST(
-        CASE WHEN p.step_values IS NULL THEN is_action AND m.step >= p.from_step ELSE value IS NOT NULL END AS FLOAT
+        CASE
+            WHEN CASE WHEN p.step_values IS NULL THEN is_action AND m.step >= p.from_step ELSE value IS NOT NULL END
+                THEN coalesce(m.weight, 1)
+            ELSE 0
+        END AS FLOAT
     ) AS weight
 FROM selected_paths AS p
 INNER JOIN messages AS m ON p.owner_id = m.trajectory_id

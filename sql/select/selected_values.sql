@@ -1,18 +1,20 @@
 -- selected_values: the trajectories whose actions a method gave values, without their messages.
 -- One row per trajectory, numbered in the order in which they are written (example_id). step_values has the values by
--- step. `chosen` is the method's answer: trajectory_id, step, step_reward.
+-- step. An action whose own weight is 0 gets none; a trajectory in which none is left has no row.
+-- `chosen` is the method's answer: trajectory_id, step, step_reward.
 WITH identified AS (
     SELECT
-        md5(concat_ws(chr(31), 'values', trajectory_id)) AS example_id,
-        trajectory_id,
-        min(step) AS from_step,
+        md5(concat_ws(chr(31), 'values', c.trajectory_id)) AS example_id,
+        c.trajectory_id,
+        min(c.step) AS from_step,
         CAST(count(*) AS INTEGER) AS n_values,
         map_from_entries(list({
-            'step': step,
-            'value': step_reward
+            'step': c.step,
+            'value': c.step_reward
         })) AS step_values
-    FROM chosen
-    GROUP BY trajectory_id
+    FROM chosen AS c
+    ANTI JOIN untrained_actions AS u ON c.trajectory_id = u.trajectory_id AND c.step = u.step
+    GROUP BY c.trajectory_id
 )
 
 SELECT

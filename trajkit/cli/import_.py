@@ -96,6 +96,8 @@ def command(
         click.echo(f"{counts.already:,} were there already", err=True)
     if counts.duplicates:
         click.echo(f"{counts.duplicates:,} duplicates of others in this import", err=True)
+    for note, n in counts.notes.most_common():
+        click.echo(f"{n:,} {note}", err=True)
     if total := sum(counts.set_aside.values()):
         click.echo(f"{total:,} set aside in {counts.rejected}:", err=True)
         for reason, n in counts.set_aside.most_common():

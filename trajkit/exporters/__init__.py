@@ -14,6 +14,7 @@ of which it may leave out what it does not take, and, where they are needed,
     FILES                      what the file's name may end in, .jsonl or .json unless said; the first is for messages
     INFO                       a name that the file must not have
     schema() -> pa.Schema      the columns of a Parquet file of examples
+    WEIGHTED                   which of these functions' rows hold loss weights between 0 and 1; the others' are on or off
     beside(out, made) -> str   writes what the trainer needs beside the file; what to tell the user, or None; `made` is
                                the function that made the rows (pair, example, action, tokens)
 
@@ -38,7 +39,7 @@ from typing import Any, Protocol, cast
 from trajkit.errors import BadData, UsageError
 from trajkit.examples import KINDS, Selected, selected
 from trajkit.exporters import _files
-from trajkit.exporters._rows import Row, Unfit, actions, check_text, row
+from trajkit.exporters._rows import Row, Unfit, actions, check_on_or_off, check_text, row
 from trajkit.files import STDOUT, check_out
 from trajkit.object_store import here
 from trajkit.rules import did_you_mean
@@ -157,7 +158,8 @@ def export(
 
         rows = _tokens.rows(file, turn, options, summary)
     else:
-        rows = _turned(file, turn, made == "action", summary)
+        on_or_off = None if made in getattr(format, "WEIGHTED", ()) else format.TRAINER
+        rows = _turned(file, turn, made == "action", on_or_off, summary)
     schema = format.schema() if made == "example" and hasattr(format, "schema") else None
     _files.write(out, suffix, rows, schema, summary)
     if hasattr(format, "beside"):
@@ -224,12 +226,19 @@ def _maker(format: Any, to: str, file: Selected, options: Options) -> str:
     return made
 
 
-def _turned(file: Selected, turn: Callable[[Row, Note], Row], per_step: bool, summary: Summary) -> Iterator[Row]:
-    """The rows of the format's file. A row of ours of which one part cannot be held is left out as a whole."""
+def _turned(
+    file: Selected, turn: Callable[[Row, Note], Row], per_step: bool, on_or_off: str | None, summary: Summary
+) -> Iterator[Row]:
+    """The rows of the format's file. A row of ours of which one part cannot be held is left out as a whole.
+
+    `on_or_off` names the trainer whose loss masks are on or off, None for one that takes weights between.
+    """
     for given in _read(file):
         summary.read += 1
         notes: list[str] = []
         try:
+            if on_or_off:
+                check_on_or_off(given, on_or_off)
             rows = [turn(part, notes.append) for part in (actions(given) if per_step else [given])]
             check_text(given)
         except Unfit as error:

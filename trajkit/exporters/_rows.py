@@ -25,10 +25,10 @@ def row(values: Row) -> Row:
     """A row of the Parquet file with its JSON parsed.
 
     tools is a list, or None where there are none. A message has only the keys that it has a value for, but always
-    role, content (None only beside tool_calls) and weight, which is 0 or 1. Examples and sides of a pair end with
+    role, content (None only beside tool_calls) and weight, from 0 to 1. Examples and sides of a pair end with
     their last trained message: what the environment said after it is context for nothing.
-    Raises ValueError with what is wrong: JSON that is none, a list without a trained message, a weight that is neither
-    0 nor 1 or not on the assistant's message.
+    Raises ValueError with what is wrong: JSON that is none, a list without a trained message, a weight that is not
+    from 0 to 1 or not on the assistant's message.
     """
     parsed = dict(values)
     parsed["tools"] = _json(values["tools"], "tools") or None
@@ -46,13 +46,22 @@ def row(values: Row) -> Row:
 
 
 def check_weights(messages: list[Message], name: str) -> None:
-    """Raise ValueError for a weight that another trainer could not take for on or off."""
+    """Raise ValueError for a weight that no trainer could take."""
     for message in messages:
         weight = message.get("weight") or 0
-        if weight not in (0, 1):
-            raise ValueError(f"{name}: a loss weight of {weight:g}; other trainers take 0 and 1 alone")
+        if not 0 <= weight <= 1:
+            raise ValueError(f"{name}: a loss weight of {weight:g}; other trainers take 0 to 1")
         if weight and message["role"] != "assistant":
             raise ValueError(f"{name}: a loss weight on a message that is not the assistant's")
+
+
+def check_on_or_off(row: Row, trainer: str) -> None:
+    """Raise Unfit for a loss weight between 0 and 1, which a trainer whose masks are on or off cannot have."""
+    if any(message.get("weight") not in (None, 0, 1) for name in _LISTS for message in row.get(name, ())):
+        raise Unfit(
+            f"a loss weight between 0 and 1, which {trainer} cannot give in this form "
+            "(--to llamafactory and --to datasets keep it, and train/ trains with it)"
+        )
 
 
 def check_text(row: Row) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trajkit.errors import BadData, TrajkitError
 from trajkit.examples import Selected, chat
-from trajkit.exporters._rows import Row, Unfit, check_text, row, with_reasoning
+from trajkit.exporters._rows import Row, Unfit, check_on_or_off, check_text, row, with_reasoning
 from trajkit.terminal import clean
 from trajkit.tokenizer import load_tokenizer
 
@@ -47,6 +47,7 @@ def rows(file: Selected, turn: Callable[[Masked], Row], options: Options, summar
         for given, example in _read(file):
             summary.read += 1
             try:
+                check_on_or_off(given, summary.trainer)
                 check_text(given)
             except Unfit as error:
                 summary.left_out[str(error)] += 1

@@ -31,8 +31,8 @@ MOST = 20  # lines of a table in the card
 HOLDS = {
     "examples": (
         "A row is an example to fine-tune on: a conversation, `messages`, whose assistant's messages have a loss "
-        "`weight` each: 1 on the actions to train on, 0 on everything else (context, for instance the actions before "
-        "`from_step`)."
+        "`weight` each: 1 on the actions to train on (or less, where their source says so), 0 on everything else "
+        "(context, for instance the actions before `from_step`)."
     ),
     "pairs": (
         "A row is a pair for preference learning: `prompt`, and the `chosen` and the `rejected` continuation, each a "

@@ -19,6 +19,7 @@ from trajkit.exporters._rows import LINE_END, Message, Row, Unfit, calls, single
 
 TRAINER = "LLaMA-Factory"
 INFO = "dataset_info.json"
+WEIGHTED = ("example",)
 COLUMNS = {"messages": "conversations", "system": "system", "tools": "tools"}
 ENTRIES: dict[str, dict[str, Any]] = {  # by the function that makes the rows
     "pair": {

@@ -75,6 +75,7 @@ class Format(Protocol):
 class Counts:
     """What became of the records of an import.
 
+    `notes` counts records that were read otherwise than they are written, by how ("have ...").
     `several`: of each record that fits several trajectories (which `replace` leaves alone) these, by its id.
     `rejected`: where the records that were set aside lie; None without any.
     """
@@ -88,6 +89,7 @@ class Counts:
     replaced: int = 0
     several: dict[str, list[str]] = field(default_factory=dict)
     set_aside: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
     rejected: Location | None = None
 
 
@@ -224,6 +226,7 @@ class _Intake:
     def _take_share(self, share: Share) -> None:
         path, counts, file = share.span.path, self.counts, self._file
         counts.read += share.read
+        counts.notes.update(share.notes)
         self._keys.add(share.keys)
         for reject in share.rejects:
             reject = file.numbered(reject)

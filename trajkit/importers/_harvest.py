@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,7 +42,7 @@ class Reject(NamedTuple):
 class Share:
     """What a span gave to a harvest: `read` records, of which `good` are trajectories.
 
-    `foreign` says what the first that was set aside looks like, for the user: "" where it is like nothing known, None
+    `notes` counts the trajectories' notes (`trajkit.records.Record`). `foreign` says what the first that was set aside looks like, for the user: "" where it is like nothing known, None
     where it is of this format or its file is no text. `keys` are those of the trajectories' records, where flags can
     map them. `n_lines` and `ended` are said when the span is through; `failure` says why it cannot be read.
     """
@@ -50,6 +51,7 @@ class Share:
     read: int = 0
     good: int = 0
     rejects: list[Reject] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
     foreign: str | None = None
     keys: Keys = field(default_factory=Keys)
     n_lines: int = 0
@@ -104,6 +106,7 @@ def harvests(format: Format, spans: Iterable[Span], options: Options, strict: bo
                 else:
                     share.good += 1
                     records.append(record)
+                    share.notes.update(record.notes)
                     size += record.size + _OWN_BYTES
                     if mapped and isinstance(raw.value, dict):
                         row = record.trajectory
@@ -121,17 +124,20 @@ def harvests(format: Format, spans: Iterable[Span], options: Options, strict: bo
 def _convert(format: Format, raw: Raw, file: SourceFile, options: Options) -> Record:
     """The record's trajectory, as the standard library reads the record."""
     try:
-        if raw.error is None:
-            record = format.convert(raw, file, options)
-            if not raw.rounded or _exact(record):
-                return record
-    except (BadRecord, RecursionError):
-        if not raw.rounded:
-            raise
-    raw = raw.exact()
-    if raw.error is not None:
-        raise BadRecord(raw.error)
-    return format.convert(raw, file, options)
+        try:
+            if raw.error is None:
+                record = format.convert(raw, file, options)
+                if not raw.rounded or _exact(record):
+                    return record
+        except (BadRecord, RecursionError):
+            if not raw.rounded:
+                raise
+        raw = raw.exact()
+        if raw.error is not None:
+            raise BadRecord(raw.error)
+        return format.convert(raw, file, options)
+    except RecursionError:
+        raise BadRecord("it is nested too deeply") from None
 
 
 def _exact(record: Record) -> bool:

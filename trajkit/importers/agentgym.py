@@ -14,8 +14,9 @@ from typing import Any
 
 from trajkit.errors import BadRecord
 from trajkit.importers import Options
-from trajkit.importers._chat import Json, field, without
+from trajkit.importers._chat import Json, begun, chat, field, greeted, without
 from trajkit.importers._files import Raw, SourceFile, elements
+from trajkit.importers._outcome import outcome
 from trajkit.records import Record, record
 
 FILES = ("*.json", "*.jsonl")
@@ -42,21 +43,32 @@ def records(file: SourceFile) -> Iterator[Raw]:
 
 def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
     item = raw.value
-    messages = _messages(field(item, "conversations", list, "a record of AgentGym or ETO"))
+    conversation = field(item, "conversations", list, "a record of AgentGym or ETO")
+    notes: set[str] = set()
+    besides: dict[str, Json] = {}
+    if any(isinstance(turn, dict) and "role" in turn and "from" not in turn for turn in conversation[:1]):
+        messages, besides = chat(conversation, notes)  # as AgentGym's evaluation writes it today
+        _canned_reply(messages)
+    else:
+        messages = _messages(conversation)
+    if besides:
+        item = item | {"messages": besides}
     if isinstance(item.get("meta"), dict):
-        return _exploration(item, messages, file, options)
+        return _exploration(item, messages, file, options, notes)
     if "item_id" in item:
-        return _agentgym(item, messages, options)
-    return _eto(item, messages, options)
+        return _agentgym(item, messages, options, notes)
+    return _eto(item, messages, options, notes)
 
 
-def _agentgym(item: Json, messages: list[Json], options: Options) -> Record:
+def _agentgym(item: Json, messages: list[Json], options: Options, notes: set[str]) -> Record:
     name = field(item, "item_id", str, "a record of AgentGym")
     match = _ITEM.fullmatch(name)
     env = options.env or (match[1] if match else None)
-    reward = item.get("reward")
+    reward, success = outcome(item.get("reward"), None, notes)
+    if success is None:
+        success = _solved(match[1] if match else None, reward)
     return record(
-        task_id=f"{env}/{match[2]}" if match else name,
+        task_id=f"{env}/{match[2]}" if match else begun(options, name),
         env=env,
         split=options.split,
         role=options.role,
@@ -64,8 +76,9 @@ def _agentgym(item: Json, messages: list[Json], options: Options) -> Record:
         iteration=options.iteration,
         messages=messages,
         reward=reward,
-        success=_solved(match[1] if match else None, reward),
+        success=success,
         meta=without(item, "conversations", "item_id", "reward"),
+        notes=notes,
     )
 
 
@@ -82,7 +95,7 @@ def _solved(env: str | None, reward: Any) -> bool | None:
     return None
 
 
-def _eto(item: Json, messages: list[Json], options: Options) -> Record:
+def _eto(item: Json, messages: list[Json], options: Options, notes: set[str]) -> Record:
     """ETO's expert data: `id`, or for ALFWorld `game_file`; WebShop's has a reward, the others none."""
     env = options.env or _environment(messages)
     index: Any
@@ -93,6 +106,7 @@ def _eto(item: Json, messages: list[Json], options: Options) -> Record:
         if isinstance(index, bool) or not isinstance(index, (int, str)):
             raise BadRecord("its task has no name: no `item_id` (AgentGym), `id`, `game_file` or `meta` (ETO)")
     _canned_reply(messages)
+    reward, success = outcome(item.get("reward"), None, notes)
     return record(
         task_id=f"{env}/{index}",
         env=env,
@@ -101,12 +115,14 @@ def _eto(item: Json, messages: list[Json], options: Options) -> Record:
         actor=options.actor,
         iteration=options.iteration,
         messages=messages,
-        reward=item.get("reward"),
+        reward=reward,
+        success=success,
         meta=without(item, "conversations", "id", "reward"),
+        notes=notes,
     )
 
 
-def _exploration(item: Json, messages: list[Json], file: SourceFile, options: Options) -> Record:
+def _exploration(item: Json, messages: list[Json], file: SourceFile, options: Options, notes: set[str]) -> Record:
     """ETO's exploration log: one file per task, named by the task, with how it went in `meta`."""
     meta = item["meta"]
     env = options.env or _environment(messages)
@@ -127,6 +143,8 @@ def _exploration(item: Json, messages: list[Json], file: SourceFile, options: Op
     won: bool | None = None
     if env == "alfworld" and reward in (0, 1) and reward is not None:  # the game's own "won", as true or false
         reward, won = float(reward), bool(reward)
+    else:
+        reward, won = outcome(reward, None, notes)
     reason = meta.get("terminate_reason")
     ended = _ENDED.get(reason) if isinstance(reason, str) else None
     error = None
@@ -146,6 +164,7 @@ def _exploration(item: Json, messages: list[Json], file: SourceFile, options: Op
         ended=ended,
         error=error,
         meta=without(item, "conversations"),
+        notes=notes,
     )
 
 
@@ -160,13 +179,13 @@ def _messages(conversation: list[Any]) -> list[Json]:
         if speaker == "gpt" and "loss" in turn and not turn["loss"]:
             message["context"] = True
         messages.append(message)
-    return messages
+    return greeted(messages)
 
 
 def _canned_reply(messages: list[Json]) -> None:
-    # ETO's data has no loss marks: its first reply, to the instruction, is a canned "OK".
+    # Without loss marks, as in ETO's data: the first reply, to the instruction, is a canned "OK".
     first = next((message for message in messages if message["role"] == "assistant"), None)
-    if first is not None and first["content"].strip().rstrip(".").upper() == "OK":
+    if first is not None and (first.get("content") or "").strip().rstrip(".").upper() == "OK":
         first["context"] = True
 
 

@@ -15,10 +15,12 @@ from typing import Any
 
 from trajkit.errors import BadRecord
 from trajkit.importers import Options
-from trajkit.importers._chat import Json, field, joined, without
+from trajkit.importers._calls import made
+from trajkit.importers._chat import Json, field, greeted, joined, without
 from trajkit.importers._files import Raw, SourceFile, elements
+from trajkit.importers._outcome import outcome
 from trajkit.importers.openai import start_digest
-from trajkit.records import Record, record, to_json
+from trajkit.records import Record, record
 
 FILES = ("trajectory.json",)
 FIELDS = {"reward": "reward"}
@@ -43,8 +45,10 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
     agent = field(trajectory, "agent", dict, "a trajectory in ATIF")
     messages: list[Json] = []
     besides: list[Json] = []
+    notes: set[str] = set()
     for step in field(trajectory, "steps", list, "a trajectory in ATIF"):
-        _step(step, messages, besides)
+        _step(step, messages, besides, notes)
+    messages = greeted(messages)
     result, part = _trial(file)
     name, env = result.get("task_name"), options.env or result.get("source")
     env = env if isinstance(env, str) and env else None
@@ -61,10 +65,11 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
         keep = ("trial_name", "task_checksum", "verifier_result", "exception_info", "step_results", "finished_at")
         meta["trial"] = {key: result[key] for key in keep if result.get(key) is not None}
     reward, error = _outcome(result, part, options.fields.get("reward", FIELDS["reward"]))
-    ended = "error" if error else "done" if reward is not None else None
+    reward, success = outcome(reward, None, notes)
+    ended = "error" if error else "done" if (reward, success) != (None, None) else None
     if trajectory.get("continued_trajectory_ref"):
         # What earned the reward lies in another file: without that this is no outcome.
-        reward, ended = None, ended if error else None
+        reward, success, ended = None, None, ended if error else None
     model = agent.get("model_name")
     return record(
         task_id=task_id,
@@ -75,15 +80,17 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
         iteration=options.iteration,
         messages=messages,
         reward=reward,
+        success=success,
         ended=ended,
         error=error,
         tools=agent.get("tool_definitions") or None,
         created_at=_time(result.get("started_at")),
         meta=meta,
+        notes=notes,
     )
 
 
-def _step(step: Any, messages: list[Json], besides: list[Json]) -> None:
+def _step(step: Any, messages: list[Json], besides: list[Json], notes: set[str]) -> None:
     """Append one step's messages, and to `besides` what it says that has no column."""
     source = field(step, "source", str, "a step of ATIF")
     position = step.get("step_id", len(messages))
@@ -101,7 +108,7 @@ def _step(step: Any, messages: list[Json], besides: list[Json]) -> None:
     if source == "agent":
         message["reasoning"] = step.get("reasoning_content")
         if step.get("tool_calls"):
-            message["tool_calls"], extra = _calls(step["tool_calls"], position)
+            message["tool_calls"], extra = _calls(step["tool_calls"], position, notes)
             if extra:
                 kept["tool_calls"] = extra
         if single:
@@ -131,15 +138,16 @@ def _step(step: Any, messages: list[Json], besides: list[Json]) -> None:
         besides.append({"step_id": step.get("step_id"), **kept})
 
 
-def _calls(calls: Any, position: Any) -> tuple[list[Json], list[Json]]:
+def _calls(calls: Any, position: Any, notes: set[str]) -> tuple[list[Json], list[Json]]:
     if not isinstance(calls, list):
         raise BadRecord(f"step {position} has tool_calls that are no list")
     rows, extra = [], []
     for call in calls:
         name = field(call, "function_name", str, "a tool call of ATIF")
-        arguments = to_json(field(call, "arguments", dict, "a tool call of ATIF"))
-        function = {"name": name, "arguments": arguments}
-        rows.append({"id": call.get("tool_call_id"), "type": "function", "function": function})
+        arguments = call.get("arguments")
+        if arguments is not None and not isinstance(arguments, str):
+            arguments = field(call, "arguments", dict, "a tool call of ATIF")
+        rows.append(made(call.get("tool_call_id"), name, arguments, notes))
         if call.get("extra"):
             extra.append({"tool_call_id": call.get("tool_call_id"), "extra": call["extra"]})
     return rows, extra
@@ -211,6 +219,6 @@ def _time(said: Any) -> datetime | None:
     """UTC without saying so, as created_at has it."""
     try:
         time = datetime.fromisoformat(said)
-    except (TypeError, ValueError):
+        return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+    except (TypeError, ValueError, OverflowError):
         return None
-    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time

@@ -15,6 +15,7 @@ from trajkit.errors import BadRecord
 from trajkit.importers import Options
 from trajkit.importers._chat import Json, field, json_type, without
 from trajkit.importers._files import Raw, SourceFile, Window, elements, members
+from trajkit.importers._outcome import outcome
 from trajkit.records import Record, record
 
 FILES = ("*.json",)
@@ -57,6 +58,8 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
         index, turns, reward, ended, meta = _human(task)
     else:
         raise BadRecord("it has neither `turn_history` nor `trajectory`: a task in InterCode's log has one of them")
+    notes: set[str] = set()
+    reward, success = outcome(reward, None, notes)
     messages: list[Json] = [{"role": "user", "content": query}]
     for action, observation in turns:
         messages.append({"role": "assistant", "content": action})
@@ -75,8 +78,10 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
         iteration=options.iteration,
         messages=messages,
         reward=reward,
+        success=success,
         ended=ended,
         meta=meta,
+        notes=notes,
     )
 
 
@@ -99,7 +104,8 @@ def _agent(task: Json) -> Parts:
     reward, limit = summary.get("max_reward"), summary.get("turns_max")
     ended = None
     if isinstance(limit, int):
-        ended = "max_steps" if len(actions) >= limit and reward != 1 else "done"
+        solved = outcome(reward, None, set()) in ((1, None), (None, True))
+        ended = "max_steps" if len(actions) >= limit and not solved else "done"
     meta = without(task, "environment", "task_id", "query", "turn_history")
     # `steps` is plan & solve's plan, one line per action.
     for key, value in history.items():

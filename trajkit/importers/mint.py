@@ -34,7 +34,8 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
     state = field(raw.value, "state", dict, "a line of MINT")
     task = field(raw.value, "task", dict, "a line of MINT")
     history = field(state, "history", list, "`state` of MINT")
-    messages, besides = chat(history)
+    notes: set[str] = set()
+    messages, besides = chat(history, notes)
     task_id = task.get("task_id")
     if isinstance(task_id, bool) or not isinstance(task_id, (str, int)):
         raise BadRecord(f"`task.task_id` is {task_id!r}: a text or a number is needed")
@@ -61,6 +62,7 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
         ended="error" if error is not None else _ENDED.get(reason) if isinstance(reason, str) else None,
         error=None if error is None else str(error),
         meta=meta,
+        notes=notes,
     )
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from trajkit.errors import BadRecord
 from trajkit.importers import Options
-from trajkit.importers._chat import Json, chat, json_type, keys, truth
-from trajkit.importers._files import Raw, SourceFile, elements
+from trajkit.importers._chat import Json, begun, chat, json_type, keys, listed, truth
+from trajkit.importers._files import Raw, SourceFile, Window, elements
+from trajkit.importers._outcome import outcome
 from trajkit.records import Record, record, to_json
 from trajkit.schema import ENDED
 
@@ -34,11 +35,34 @@ def recognises(value: Any) -> bool:
 
 
 def records(file: SourceFile) -> Iterator[Raw]:
-    return elements(file)
+    """The records; an array of nothing but messages is one conversation."""
+    window = Window(file)
+    array = file.span is None and window.peek() == "["
+    found = elements(file, window)
+    first = next(found, None)
+    if first is None:
+        return
+    if not array or not _is_message(first.value):
+        yield first
+        yield from found
+        return
+    messages = [first, *found]
+    broken = next((raw for raw in messages if raw.error is not None or not _is_message(raw.value)), None)
+    if broken is not None and broken.error is None:
+        yield from messages
+        return
+    text = f"[{','.join(raw.text for raw in messages)}]"
+    whole = [raw.value for raw in messages]
+    rounded = any(raw.rounded for raw in messages)
+    yield Raw(first.line, "0", text, whole, broken and broken.error, rounded)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and "role" in value and "content" in value and "messages" not in value
 
 
 def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
-    item = raw.value
+    item = {"messages": raw.value} if isinstance(raw.value, list) else raw.value
     if not isinstance(item, dict):
         raise BadRecord(f"it is a JSON {json_type(item)}: an object with `messages` is needed")
     rest = dict(item)
@@ -47,12 +71,14 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
         found = {name: _take(rest, named.get(name, path), name in named) for name, path in FIELDS.items()}
     else:
         found = {name: rest.pop(path, None) for name, path in FIELDS.items()}
-    if not isinstance(found["messages"], list):
+    notes: set[str] = set()
+    said_messages = listed(found["messages"])
+    if not isinstance(said_messages, list):
         where = options.fields.get("messages", "messages")
         raise BadRecord(
             f"it has no list of messages at `{where}` (--messages-field says where): its keys are {keys(item)}"
         )
-    messages, besides = chat(found["messages"])
+    messages, besides = chat(said_messages, notes)
     said = {key: rest.pop(key) for key in _TEXTS if isinstance(rest.get(key), str) and rest[key]}
     ended = rest.pop("ended") if rest.get("ended") in ENDED else None
     if ended is None and "error" in said:
@@ -63,8 +89,11 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
         task_id = f"{env or 'openai'}/{start_digest(messages)}"
     elif isinstance(task_id, int) and not isinstance(task_id, bool):
         task_id = str(task_id)
+    if isinstance(task_id, str) and task_id:
+        task_id = begun(options, task_id)
     if besides:
         rest["messages"] = besides
+    reward, success = outcome(found["reward"], truth(found["success"]), notes)
     return record(
         task_id=task_id,
         env=env,
@@ -74,12 +103,13 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
         iteration=options.iteration,
         sample=0 if found["sample"] is None else found["sample"],
         messages=messages,
-        reward=found["reward"],
-        success=truth(found["success"]),
+        reward=reward,
+        success=success,
         ended=ended,
         error=said.get("error"),
         tools=found["tools"] or None,
         meta=rest,
+        notes=notes,
     )
 
 

@@ -14,6 +14,7 @@ from trajkit.errors import BadRecord
 from trajkit.importers import Options
 from trajkit.importers._chat import Json, chat, field, without
 from trajkit.importers._files import Raw, SourceFile, elements
+from trajkit.importers._outcome import outcome
 from trajkit.records import Record, record
 
 FILES = ("*.json",)
@@ -32,7 +33,9 @@ def records(file: SourceFile) -> Iterator[Raw]:
 def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
     trial = raw.value
     index = field(trial, "task_id", int, "a trial of tau-bench")
-    messages, besides = chat(field(trial, "traj", list, "a trial of tau-bench"))
+    notes: set[str] = set()
+    messages, besides = chat(field(trial, "traj", list, "a trial of tau-bench"), notes)
+    reward, success = outcome(trial.get("reward"), None, notes)
     info = trial.get("info")
     info = info if isinstance(info, dict) else {}
     error = info.get("error")
@@ -51,10 +54,12 @@ def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
         iteration=options.iteration,
         sample=trial.get("trial", 0),
         messages=messages,
-        reward=trial.get("reward"),
+        reward=reward,
+        success=success,
         ended=_ended(info),
         error=None if error is None else str(error),
         meta=meta,
+        notes=notes,
     )
 
 

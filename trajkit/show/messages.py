@@ -31,6 +31,11 @@ def said(runs: Runs, trajectory_id: str) -> list[Row]:
     )
 
 
+def trained(message: Row, from_step: int | None) -> bool:
+    """Whether an example that is trained from this step on (None: there is none) gives the message of `said` a loss."""
+    return from_step is not None and message["is_action"] and message["step"] >= from_step and message["weight"] != 0
+
+
 def action_text(message: Row) -> str:
     """What a message does, without its thought: the tool calls, the last line that says Action:, or the text."""
     if message["tool_calls"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trajkit.engine import Runs
-from trajkit.show.messages import Row, action_text, said, whole
+from trajkit.show.messages import Row, action_text, said, trained, whole
 from trajkit.terminal import Rows, cell, clean, shorten
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _steps(
             *[cell(worth)] * len(blank),
             cell(f"a_{step}  {done}", "bold") if observations else cell(done),
             *(
-                _mask(step >= example["from_step"]) if (message["owner_id"], step) in held else cell("-", "dim")
+                _mask(message, example["from_step"]) if (message["owner_id"], step) in held else cell("-", "dim")
                 for example, held in masks
             ),
         )
@@ -204,14 +204,15 @@ def _whole_steps(runs: Runs, about: Row, line: _Line, chosen: list[Row]) -> list
         if action and line.is_expert:
             shown += [cell(""), Text.assemble(f"s_{step}, the policy from here: ", line.policy(step))]
         worth = line.worth.get((message["owner_id"], step)) if action else None
-        trained = action and step >= min(own, default=step + 1)
-        shown += whole(message, _label(message), trained, f", step reward {worth}" if worth else "")
+        gets_loss = trained(message, min(own, default=None))
+        shown += whole(message, _label(message), gets_loss, f", step reward {worth}" if worth else "")
     return [*shown, cell(""), cell(f"s_{about['n_actions']}: {_outcome(about['solved']).upper()}", "bold")]
 
 
 def _label(message: Row) -> str:
     if message["is_action"]:
-        return f"a_{message['step']}  assistant ({message['owner_role']})"
+        weight = "" if message["weight"] is None else f", weight {message['weight']:g}"
+        return f"a_{message['step']}  assistant ({message['owner_role']}){weight}"
     context = ", no action" if message["role"] == "assistant" else ""
     return f"o_{message['step']}  {message['role']}{context}"
 
@@ -245,16 +246,14 @@ def _example(runs: Runs, example: Row, full: bool) -> list[RenderableType]:
     messages = said(runs, example["trajectory_id"])
     if full:
         for message in messages:
-            trained = message["is_action"] and message["step"] >= example["from_step"]
-            heading += whole(message, _label(message), trained)
+            heading += whole(message, _label(message), trained(message, example["from_step"]))
         return heading
     grid = Rows(["mask", "step", "by", "action"], text="action")
     for message in messages:
         if message["is_action"]:
-            trained = message["step"] >= example["from_step"]
-            style = "" if trained else "dim"
+            style = "" if trained(message, example["from_step"]) else "dim"
             grid.add(
-                _mask(trained),
+                _mask(message, example["from_step"]),
                 cell(f"a_{message['step']}", style),
                 cell(message["owner_role"], style),
                 cell(shorten(action_text(message), 120), style),
@@ -281,5 +280,8 @@ def _outcome(solved: bool | None) -> str:
     return "no outcome" if solved is None else "solved" if solved else "failed"
 
 
-def _mask(trained: bool) -> Text:
-    return cell("[x] LOSS", "bold green") if trained else cell("[ ] context", "dim")
+def _mask(message: Row, from_step: int) -> Text:
+    if not trained(message, from_step):
+        return cell("[ ] context", "dim")
+    weight = message["weight"]
+    return cell("[x] LOSS" if weight in (None, 1) else f"[x] LOSS {weight:g}", "bold green")

@@ -14,8 +14,8 @@ from trajkit.store import of_whole_parts
 
 # The contract's types in Spark, and Spark's in DuckDB's words, in which the contract says what a file may hold.
 SPARK_TYPES = {
-    "VARCHAR": "STRING", "INTEGER": "INT", "BIGINT": "BIGINT", "DOUBLE": "DOUBLE", "BOOLEAN": "BOOLEAN",
-    "TIMESTAMP": "TIMESTAMP_NTZ", "INTEGER[]": "ARRAY<INT>", "FLOAT[]": "ARRAY<FLOAT>",
+    "VARCHAR": "STRING", "INTEGER": "INT", "BIGINT": "BIGINT", "DOUBLE": "DOUBLE", "FLOAT": "FLOAT",
+    "BOOLEAN": "BOOLEAN", "TIMESTAMP": "TIMESTAMP_NTZ", "INTEGER[]": "ARRAY<INT>", "FLOAT[]": "ARRAY<FLOAT>",
 }  # fmt: skip
 DUCKDB_TYPES = {
     "string": "VARCHAR", "tinyint": "TINYINT", "smallint": "SMALLINT", "int": "INTEGER", "bigint": "BIGINT",
@@ -127,7 +127,7 @@ def _of_each_kind(files: list[str], read: Callable[[list[str]], Any]) -> Any:
 
 def _nothing_in(frame: Any, table: str, types: Mapping[str, str]) -> list[str]:
     """The columns that hold nothing: Parquet's type of a column of nulls is an INT to Spark."""
-    numbers = ("INTEGER", "BIGINT", "DOUBLE")
+    numbers = ("INTEGER", "BIGINT", "DOUBLE", "FLOAT")
     fields = [field for field in TABLES[table] if field.type not in numbers]
     suspected = [field.name for field in fields if types.get(field.name) == "INTEGER"]
     if not suspected:
