@@ -282,7 +282,7 @@ def test_what_a_format_cannot_hold_is_left_out(tmp_path: Path, to: str, given: R
     ("given", "told"),
     [
         (example(user("a"), plain("b", 0.0)), "no action"),
-        (example(user("a"), plain("b", 0.5)), "a loss weight of 0.5"),
+        (example(user("a"), plain("b", 1.5)), "a loss weight of 1.5"),
         (example(user("a") | {"weight": 1.0}, plain("b")), "not the assistant's"),
         (example(user("a"), plain(None, tool_calls="[{]")), "tool_calls: no JSON"),
         (example(user("a"), plain("b")) | {"tools": "{}"}, "tools: a list is needed"),

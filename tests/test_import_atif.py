@@ -195,7 +195,7 @@ def test_subagents_are_kept_in_meta(tmp_path: Path) -> None:
             document(agent_step(3, message=[{"type": "image", "source": {"path": "x.png"}}])),
             "content part of type 'image'",
         ),
-        (document(agent_step(3, tool_calls=[{"function_name": "f"}])), "no `arguments`"),
+        (document(agent_step(3, tool_calls=[{"function_name": "f", "arguments": [1]}])), "`arguments` is a JSON array"),
         ({"steps": []}, "no `schema_version`"),
     ],
 )

@@ -50,7 +50,7 @@ items = st.fixed_dictionaries(
         "reward": st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53),
         "success": st.none() | st.booleans(),
         "extra": st.integers() | texts,
-        "tools": st.lists(st.dictionaries(texts, texts, max_size=2), min_size=1, max_size=2),
+        "tools": st.lists(st.fixed_dictionaries({"name": texts}, optional={"x": texts}), min_size=1, max_size=2),
     },
 )
 
@@ -68,7 +68,9 @@ def test_round_trip(items: list[dict[str, Any]], zipped: bool) -> None:
                 for key in ("role", "content", "reasoning", "tool_call_id", "name"):
                     assert message[key] == source.get(key)
                 assert json.loads(message["tool_calls"] or "null") == source.get("tool_calls")
-            assert row["n_steps"] == sum(m["role"] == "assistant" for m in item["messages"])
+            roles = [m["role"] for m in item["messages"]]
+            greetings = next((at for at, role in enumerate(roles) if role != "assistant"), len(roles))
+            assert row["n_steps"] == roles[greetings:].count("assistant")
             assert row["reward"] == item.get("reward") and row["success"] == item.get("success")
             assert json.loads(row["tools"] or "null") == item.get("tools")
             assert json.loads(row["meta"] or "{}") == ({"extra": item["extra"]} if "extra" in item else {})
@@ -105,8 +107,8 @@ def test_any_finite_reward_is_fine(tmp_path: Path, reward: Any) -> None:
     [
         (chat_record(reward=math.nan), "reward is nan"),
         (chat_record(reward=math.inf), "reward is inf"),
-        (chat_record(reward="1"), "reward is '1'"),
-        (chat_record(reward=True), "reward is True"),
+        (chat_record(reward="one"), "reward is 'one'"),
+        (chat_record(reward=True, success=False), "its reward and its success contradict each other"),
         (chat_record(reward=10**400), "reward is too large"),
         (chat_record(success="yes"), "success is 'yes'"),
         (chat_record(task_id=""), "task_id is ''"),
@@ -124,8 +126,8 @@ def test_any_finite_reward_is_fine(tmp_path: Path, reward: Any) -> None:
             "message 0 has a content part of type 'image_url'",
         ),
         (
-            chat_record(messages=[{"role": "assistant", "content": None, "function_call": {"name": "f"}}]),
-            "message 0 has the old function_call",
+            chat_record(messages=[{"role": "assistant", "content": None, "function_call": {"arguments": "{}"}}]),
+            "message 0 has a tool call without a function's name",
         ),
         (
             chat_record(messages=[{"role": "assistant", "content": "", "tool_calls": "oops"}]),
@@ -184,9 +186,10 @@ def test_what_chat_messages_may_hold(tmp_path: Path) -> None:
     (row,) = run.trajectories
     system, user, example, answer, blank = run.of(row)
     assert (system["role"], user["content"]) == ("system", "one two")
-    assert (example["context"], example["step"], answer["context"], answer["reasoning"]) == (True, 0, None, "why")
-    assert (blank["content"], blank["step"], blank["token_ids"], blank["logprobs"]) == ("", 1, [1, 2], [-0.5, -1.0])
-    assert row["n_steps"] == 2  # a blank action is an action, an untrained one is none
+    assert (example["weight"], example["step"], example["context"]) == (0, 0, None)
+    assert (answer["weight"], answer["step"], answer["context"], answer["reasoning"]) == (1, 1, None, "why")
+    assert (blank["content"], blank["step"], blank["token_ids"], blank["logprobs"]) == ("", 2, [1, 2], [-0.5, -1.0])
+    assert row["n_steps"] == 3  # a blank action is an action, and so is an untrained one
     assert json.loads(row["meta"]) == {"messages": {"4": {"annotations": [1]}}}
 
 
@@ -213,7 +216,7 @@ def test_a_record_may_say_where_it_comes_from_and_flags_say_it_louder(tmp_path: 
     ]  # fmt: skip
     (tmp_path / "b").mkdir()
     row = import_lines(tmp_path / "b", said, env="e", split="dev", actor="a", iteration=2).trajectories[0]
-    assert [row[k] for k in ("env", "split", "actor", "iteration", "task_id")] == ["e", "dev", "a", 2, "task-0"]
+    assert [row[k] for k in ("env", "split", "actor", "iteration", "task_id")] == ["e", "dev", "a", 2, "e/task-0"]
 
 
 def test_a_hundred_megabytes_in_one_message(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ WITH mistakes AS (
                 left(replace(replace(replace(m.tool_calls, ' ', ''), chr(10), ''), chr(13), ''), 2)
                 NOT IN ('[{', '[]', 'nu')
                 THEN 'tool_calls is no list of calls'
-            WHEN NOT (m.weight >= 0 AND m.weight <= 1) THEN 'weight is ' || m.weight || '; it must be from 0 to 1, or null'
+            -- Parquet's statistics leave NaN out, so a comparison alone may not see it
+            WHEN NOT (isfinite(m.weight) AND m.weight >= 0 AND m.weight <= 1)
+                THEN 'weight is ' || CAST(m.weight AS VARCHAR) || '; it must be from 0 to 1, or null'
         END AS mistake
     FROM messages AS m
     SEMI JOIN checked AS c ON m.trajectory_id = c.trajectory_id

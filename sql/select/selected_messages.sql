@@ -31,7 +31,9 @@ SELECT
     m.role = 'assistant' AND NOT coalesce(m.context, FALSE) AS is_action,
     (
         m.seq IS NOT NULL AND m.step IS NOT NULL AND m.role IN ('system', 'user', 'assistant', 'tool')
-        AND coalesce(json_valid(m.tool_calls), m.content IS NOT NULL) AND coalesce(m.weight, 1) BETWEEN 0 AND 1
+        AND coalesce(json_valid(m.tool_calls), m.content IS NOT NULL)
+        -- Parquet's statistics leave NaN out, so a comparison alone may not see it
+        AND coalesce(isfinite(m.weight) AND m.weight >= 0 AND m.weight <= 1, TRUE)
     ) IS TRUE AS is_sound,
     m.step < p.from_step OR (m.step = p.from_step AND NOT is_action) AS in_prompt,
     CASE WHEN is_action AND coalesce(m.weight, 1) > 0 THEN p.step_values[m.step] END AS value,

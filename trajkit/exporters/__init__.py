@@ -14,7 +14,7 @@ of which it may leave out what it does not take, and, where they are needed,
     FILES                      what the file's name may end in, .jsonl or .json unless said; the first is for messages
     INFO                       a name that the file must not have
     schema() -> pa.Schema      the columns of a Parquet file of examples
-    WEIGHTED                   which of these functions' rows hold loss weights between 0 and 1; the others' are on or off
+    WEIGHTED                   the functions whose rows hold loss weights between 0 and 1; other rows' are on or off
     beside(out, made) -> str   writes what the trainer needs beside the file; what to tell the user, or None; `made` is
                                the function that made the rows (pair, example, action, tokens)
 

@@ -59,8 +59,8 @@ def _read(call: Json, new_id: str, position: int, notes: set[str]) -> tuple[Json
         of, given = function, ""
     else:
         of, given = call, "name" if "name" in call else "function_name"
-    name = of.get("name") or of.get("function_name")
-    if not isinstance(name, str) or not name:
+    name = of.get("name", of.get("function_name"))
+    if not isinstance(name, str) or (given and not name):
         raise BadRecord(f"message {position} has a tool call without a function's name")
     key = next((key for key in _ARGUMENTS if of.get(key) is not None), "arguments")
     if not given and key == "arguments":

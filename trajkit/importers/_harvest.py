@@ -42,9 +42,10 @@ class Reject(NamedTuple):
 class Share:
     """What a span gave to a harvest: `read` records, of which `good` are trajectories.
 
-    `notes` counts the trajectories' notes (`trajkit.records.Record`). `foreign` says what the first that was set aside looks like, for the user: "" where it is like nothing known, None
-    where it is of this format or its file is no text. `keys` are those of the trajectories' records, where flags can
-    map them. `n_lines` and `ended` are said when the span is through; `failure` says why it cannot be read.
+    `notes` counts the trajectories' notes (`trajkit.records.Record`). `foreign` says what the first that was set
+    aside looks like, for the user: "" where it is like nothing known, None where it is of this format or its file
+    is no text. `keys` are those of the trajectories' records, where flags can map them. `n_lines` and `ended` are
+    said when the span is through; `failure` says why it cannot be read.
     """
 
     span: Span

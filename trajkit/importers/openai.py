@@ -62,7 +62,9 @@ def _is_message(value: Any) -> bool:
 
 
 def convert(raw: Raw, file: SourceFile, options: Options) -> Record:
-    item = {"messages": raw.value} if isinstance(raw.value, list) else raw.value
+    item = raw.value
+    if isinstance(item, list) and item and all(map(_is_message, item)):
+        item = {"messages": item}  # a conversation with nothing beside it
     if not isinstance(item, dict):
         raise BadRecord(f"it is a JSON {json_type(item)}: an object with `messages` is needed")
     rest = dict(item)
