@@ -65,9 +65,9 @@ def _read(call: Json, new_id: str, position: int, notes: set[str]) -> tuple[Json
     key = next((key for key in _ARGUMENTS if of.get(key) is not None), "arguments")
     if not given and key == "arguments":
         arguments = _arguments(of.get(key), notes)
-        if "arguments" in function and arguments is function["arguments"]:
+        if "arguments" in of and arguments is of["arguments"]:
             return call, {}
-        return call | {"function": function | {"arguments": arguments}}, {}
+        return call | {"function": of | {"arguments": arguments}}, {}
     id_key = "id" if call.get("id") else "tool_call_id"
     one = made(call.get(id_key) or new_id, name, of.get(key), notes)
     known = {"type", "function", "name", "function_name", key, id_key}
