@@ -168,14 +168,15 @@ def test_case(name: str, tmp_path: Path) -> None:
     """What is imported is right, lies in the runs as the tables have it, and every format can export it."""
     runs, out = tmp_path / "runs", tmp_path / "sft.parquet"
     fields = {"fields": {"messages": "history"}} if name == "pretty.traj" else {}
-    run = run_import(runs, "agentgym" if name.startswith("agentgym") else "openai", CASES / name, **fields)
+    run = run_import(
+        runs, "agentgym" if name.startswith("agentgym") else "openai", CASES / name, role="expert", **fields
+    )
     RIGHT[name](run)
     assert run.counts.read == len(run.trajectories) + len(run.rejected)
     assert list(validate(runs)) == []
-    select(runs, out, "rft")
+    select(runs, out, "sft_all")
     rows = pq.read_table(out).to_pylist()
-    if not rows:
-        return
+    assert len(rows) == len(run.trajectories)
     for to, suffix in (("openai", "jsonl"), ("axolotl", "jsonl"), ("llamafactory", "jsonl"), ("trl", "jsonl")):
         summary = export(out, tmp_path / f"{to}.{suffix}", to)
         half = sum(m["weight"] not in (0, 1) for row in rows for m in row["messages"])

@@ -128,11 +128,12 @@ ALWAYS_READ = ("outcomes", "path_segments")  # by the checks and the summary, wh
 class Summary:
     """What a selection took and left out.
 
-    `writes` is examples, pairs or values; `kinds` counts them (n) with their actions, of pairs by level, of values by
-    role. `n_other_prompts`: pairs whose two sides were asked with different words. `n_contradictions`: as
-    `trajkit.checks.contradictions` counts them. `unknown_columns`: those of a user's own method that mean nothing here.
-    `n_without_loss`: examples, pairs or trajectories with values that were chosen and not written, as their source gave
-    all their actions the weight 0. `no_role`: the roles that the method reads and no trajectory has, where it finds one role at most.
+    `writes` is examples, pairs or values; `kinds` counts them (n) with their actions, of pairs by level, of values
+    by role. `n_other_prompts`: pairs whose two sides were asked with different words. `n_contradictions`: as
+    `trajkit.checks.contradictions` counts them. `unknown_columns`: those of a user's own method that mean nothing
+    here. `n_without_loss`: examples, pairs or trajectories with values that were chosen and not written, as their
+    source gave all their actions the weight 0. `no_role`: the roles that the method reads and no trajectory has,
+    where it finds one role at most.
     """
 
     method: str
