@@ -7,7 +7,9 @@ WITH actions AS (
         m.seq,
         m.tool_calls IS NOT NULL AS calls,
         coalesce(m.content, '') || chr(31) || coalesce(m.reasoning, '') || chr(31) AS said,
-        coalesce(CAST(to_json(json_extract(m.tool_calls, '$[*].function')) AS VARCHAR), '') AS old_calls,
+        coalesce(CASE
+            WHEN json_valid(m.tool_calls) THEN CAST(to_json(json_extract(m.tool_calls, '$[*].function')) AS VARCHAR)
+        END, '') AS old_calls,
         canonical_calls(m.tool_calls) AS new_calls
     FROM messages AS m
     SEMI JOIN (
