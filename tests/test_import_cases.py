@@ -362,3 +362,18 @@ def test_an_array_of_messages_is_one_conversation_and_a_line_may_be_one(tmp_path
     array.write_text(json.dumps([GO, DONE, {"messages": [GO, DONE]}]))
     run = run_import(tmp_path / "mixed", "openai", array)
     assert len(run.trajectories) == 1 and len(run.rejected) == 2
+
+
+def test_what_is_exported_to_llamafactory_is_read_again(tmp_path: Path) -> None:
+    """Its v1 format has typed parts and a loss weight in every message."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    said = [GO, {"role": "assistant", "content": "x", "reasoning": "hm", "tool_calls": [call]}, DONE | {"weight": 0.5}]
+    record = {"task_id": "t", "reward": 1, "messages": said}
+    run_import(tmp_path / "a", "openai", write_lines(tmp_path / "a.jsonl", [record]), role="expert")
+    select(tmp_path / "a", tmp_path / "a.parquet", "sft_all")
+    export(tmp_path / "a.parquet", tmp_path / "v1.jsonl", "llamafactory")
+    run = run_import(tmp_path / "b", "openai", tmp_path / "v1.jsonl")
+    _, acted, done = run.of(only(run))
+    assert (acted["content"], acted["reasoning"], acted["weight"], done["weight"]) == ("x", "hm", 1, 0.5)
+    [function] = [call["function"] for call in json.loads(acted["tool_calls"])]
+    assert function["name"] == "f" and json.loads(function["arguments"]) == {"a": 1}

@@ -131,8 +131,8 @@ def _parts(row: Json, besides: Json, position: int, notes: set[str]) -> list[Jso
     kept: list[Json] = []
     for part in row["content"]:
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "tool_use" and row.get("role") == "assistant":
-            calls.append(part)
+        if kind in ("tool_use", "tool_call") and row.get("role") == "assistant":
+            calls.append(part["value"] if isinstance(part.get("value"), str) else part)  # LLaMA-Factory's are JSON
             continue
         if kind == "tool_result" and row.get("role") in ("user", "tool"):
             said = part.get("content")
@@ -143,14 +143,14 @@ def _parts(row: Json, besides: Json, position: int, notes: set[str]) -> list[Jso
                 )
             results.append({"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": text or ""})
             more = without(part, "type", "content", "tool_use_id")
-        elif kind in ("thinking", "reasoning") and isinstance(part.get(kind, part.get("text")), str):
-            thoughts.append(part.get(kind, part.get("text")))
-            more = without(part, "type", kind, "text")
+        elif kind in ("thinking", "reasoning") and isinstance(thought := _thought(part, kind), str):
+            thoughts.append(thought)
+            more = without(part, "type", kind, "text", "value")
         elif kind == "redacted_thinking":
             more = without(part, "type")
         else:
             texts.append(joined([part], position))
-            more = without(part, "type", "text")
+            more = without(part, "type", "text", "value")
         if more := {key: value for key, value in more.items() if value not in (None, False, "", [], {})}:
             kept.append({"type": kind, **more})
     if kept:
@@ -168,6 +168,11 @@ def _parts(row: Json, besides: Json, position: int, notes: set[str]) -> list[Jso
     else:
         row["content"] = None
     return results
+
+
+def _thought(part: Json, kind: str) -> Any:
+    """The text of a part of reasoning, whoever wrote it."""
+    return next((part[key] for key in (kind, "text", "value") if part.get(key) is not None), None)
 
 
 def _loss_mark(message: Json, position: int) -> float | None:
@@ -199,7 +204,9 @@ def joined(parts: list[Any], position: int) -> str:
     """Content in parts as one text. Raises BadRecord for a part that is no text."""
     texts = []
     for part in parts:
-        text = part.get("text") if isinstance(part, dict) and part.get("type") in _TEXT_PARTS else None
+        text = (
+            part.get("text", part.get("value")) if isinstance(part, dict) and part.get("type") in _TEXT_PARTS else None
+        )
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, dict) else json_type(part)
             raise BadRecord(f"message {position} has a content part of type {kind!r}: only text can be read")
