@@ -207,12 +207,11 @@ MEASURED = {
 
 
 def _rows(world: Path, settings: Train) -> list[Any]:
-    from transformers import AutoTokenizer
-
     from trajkit.examples import read
     from trajkit.masks import Masks
+    from trajkit.tokenizer import load_tokenizer
 
-    masks = Masks(AutoTokenizer.from_pretrained(world / "model"), context=settings.context)
+    masks = Masks(load_tokenizer(world / "model"), context=settings.context)
     return list(masks.rows(read(world / "sft.parquet")))
 
 

@@ -171,7 +171,7 @@ import time
 from pathlib import Path
 from train import backends
 model, tokenizer = backends.load(Path({str(folder)!r}), backend="plain", context=64, lora=None, seed=1)
-tokenizer.save_pretrained = lambda folder: time.sleep(600)  # the weights are written, the tokenizer is not
+backends.save_tokenizer = lambda tokenizer, folder: time.sleep(600)  # the weights are written, the tokenizer is not
 backends.save(model, tokenizer, Path({str(tmp_path / "out")!r}))
 """
     saver = subprocess.Popen([sys.executable, "-c", program], env=environment())

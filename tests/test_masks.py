@@ -21,6 +21,7 @@ pytest.importorskip("transformers", reason="masks need the extra train")
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from trajkit.chat_template import DATE
 from trajkit.errors import BadData, UsageError
 from trajkit.masks import Masks, Row
 from trajkit.policies.turns import Turns
@@ -138,7 +139,7 @@ def test_what_is_trained_is_the_turns_and_their_stop_tokens(family: str) -> None
     assert trained_text(family, row) == [wanted(family, text) for text in said[1::2]]
     assert set(row.weights) == {0.0, 1.0}
     made = tokenizer(family)
-    text = made.apply_chat_template(messages, tokenize=False)
+    text = made.apply_chat_template(messages, tokenize=False, strftime_now=DATE.strftime)
     assert row.input_ids == made(text, add_special_tokens=False)["input_ids"]
     if "bos" in FAMILIES[family] and family != "phi-3":
         assert row.input_ids.count(made.bos_token_id) == 1 and row.input_ids[0] == made.bos_token_id
@@ -203,7 +204,7 @@ def test_odd_contents_stay_text_and_are_trained_on_exactly(family: str, odd: lis
     assert [t for t in row.input_ids if t in special] == [t for t in plain.input_ids if t in special]
     assert trained_text(family, row) == [wanted(family, text) for text in odd[1::2]]
     if not any(marker in text for text in odd for marker in FAMILIES[family]["markers"]):
-        text = made.apply_chat_template(turns(*odd, system=system), tokenize=False)
+        text = made.apply_chat_template(turns(*odd, system=system), tokenize=False, strftime_now=DATE.strftime)
         ids = made(text, add_special_tokens=False)["input_ids"]
         # Cutting a piece that a header and an answer would share is the one thing that may differ.
         assert row.input_ids == ids or made.decode(row.input_ids) == made.decode(ids)
@@ -484,3 +485,73 @@ def test_a_template_that_changes_what_looks_special_is_refused() -> None:
     with pytest.raises(BadData, match="looks like a special token, and the chat template changes"):
         one(Masks(made), turns("a <|im_end|>", "b"))
     assert trained_text("chatml", one(Masks(made), turns("a <|", "b"))) == ["b<|im_end|>"]
+
+
+def greeting_first() -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": "Hi!", "weight": 0.0}, *turns("x", "done", "y", "and done")]
+
+
+@pytest.mark.parametrize("family", ["chatml", "qwen2.5", "llama-3", "llama-3.1", "phi-3"])
+def test_a_greeting_that_nothing_asked_for_is_context(family: str) -> None:
+    row = one(masks(family), greeting_first())
+    assert trained_text(family, row) == [wanted(family, "done"), wanted(family, "and done")]
+    assert "Hi!" in tokenizer(family).decode(row.input_ids)
+    made = Masks(tokenizer(family), context=len(row.input_ids) - 1, on_long="split")
+    rows = list(made.rows([example(greeting_first())]))
+    assert [text for row in rows for text in trained_text(family, row)] == [
+        wanted(family, "done"),
+        wanted(family, "and done"),
+    ]
+    assert all("Hi!" in tokenizer(family).decode(row.input_ids) for row in rows)
+
+
+def test_what_the_template_cannot_hold_costs_its_row_and_no_other() -> None:
+    fine = [{**example(turns("a", f"look {n}")), "example_id": f"fine{n}"} for n in range(3)]
+    greeted, doubled = example(greeting_first()), example([*turns("a", "b"), *turns("a", "b")[1:]])
+    examples = [fine[0], {**greeted, "example_id": "greeted"}, fine[1], {**doubled, "example_id": "doubled"}, fine[2]]
+    made = Masks(tokenizer("gemma"), on_refused="drop")
+    rows = list(made.rows(examples))
+    assert rows == list(Masks(tokenizer("gemma")).rows(fine))
+    assert made.counts["refused"] == 2 and made.counts["examples"] == 5
+    assert made.counts["rows"] == 3 and made.counts["trained_turns"] == 3
+    assert list(made.refused.values()) == [2] and "roles must alternate" in next(iter(made.refused))
+    strict = Masks(tokenizer("gemma"))
+    with pytest.raises(BadData, match=r"^example greeted: .*roles must alternate.* 2 of 5 .*train\.on_refused=drop"):
+        list(strict.rows(examples))
+    assert list(strict.rows(fine)) == rows  # what was refused before is no reason to refuse what comes now
+    with pytest.raises(UsageError, match="on_refused=skip"):
+        Masks(tokenizer("gemma"), on_refused="skip")
+
+
+def test_each_call_of_a_turn_has_to_be_written() -> None:
+    """A template that writes the first of several calls would else lose the others without a word."""
+    first = "{%- for call in m.tool_calls[:1] %}{{ call.function | tojson }}{%- endfor %}"
+    made = copy.deepcopy(tokenizer("chatml"))
+    made.chat_template = (
+        "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' }}{{- m.content or '' }}{%- if m.tool_calls %}"
+        + first
+        + "{%- endif %}{{- '<|im_end|>\n' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+    )
+    one(Masks(made), calling())
+    for other in ({"at": "door"}, {"at": "ü"}):
+        messages = calling()
+        messages[1]["tool_calls"].append(CALL | {"function": {"name": "look", "arguments": json.dumps(other)}})
+        with pytest.raises(BadData, match=r"message 1 \(assistant\): the chat template leaves out '(look|door)'"):
+            one(Masks(made), messages)
+
+
+def test_calls_of_context_are_not_left_out_either() -> None:
+    made = copy.deepcopy(tokenizer("chatml"))
+    made.chat_template = made.chat_template.replace("message['content']", "(message['content'] or '')")
+    messages = calling()
+    messages[1]["weight"] = 0.0
+    with pytest.raises(BadData, match=r"message 1 \(assistant\): the chat template leaves out 'look' .* no tool calls"):
+        one(Masks(made), messages)
+
+
+def test_definitions_of_tools_that_the_template_leaves_out_are_counted() -> None:
+    for family, n in (("chatml", 1), ("qwen2.5", 0)):
+        made = Masks(tokenizer(family))
+        one(made, turns("a", "b"), TOOLS)
+        assert made.counts["tools_left_out"] == n

@@ -29,6 +29,7 @@ from train.probe import probe
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.files import hide, rename, sync_below
 from trajkit.terminal import clean
+from trajkit.tokenizer import load_tokenizer, save_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,10 +94,10 @@ def load(
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of reading weights: ours is the training's
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         config = transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{folder}: transformers cannot load it: {clean(str(error))}") from error
+    tokenizer = load_tokenizer(folder, "--model")
     if not tokenizer.chat_template:
         raise UsageError(f"{folder}: its tokenizer has no chat template: add chat_template.jinja to the folder.")
     longest = getattr(config, "max_position_embeddings", None)
@@ -181,7 +182,7 @@ def save(
             config = json.loads((temporary / "config.json").read_text())
             config["dtype"] = str(dtype).removeprefix("torch.")
             (temporary / "config.json").write_text(json.dumps(config, indent=2))
-        tokenizer.save_pretrained(temporary)
+        save_tokenizer(tokenizer, temporary)
         if adapted:
             from peft import PeftModel
 

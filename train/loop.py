@@ -51,6 +51,7 @@ from trajkit.rules import closure
 from trajkit.rules import method as find_method
 from trajkit.select import select
 from trajkit.terminal import prints_to_stderr
+from trajkit.tokenizer import model_folder
 
 MANIFEST = "manifest.json"
 
@@ -115,7 +116,7 @@ def _experts(run: Path, settings: Settings, experts: tuple[str, ...]) -> None:
 def _base(run: Path, settings: Settings) -> Path:
     """The model to begin with; made from scratch, of the experts' words, where none is given."""
     if settings.loop.model is not None:
-        return Path(settings.loop.model)
+        return model_folder(settings.loop.model, "loop.model")
     from train import scratch
 
     with Runs(run / "runs") as runs:
@@ -255,14 +256,15 @@ def _policies(
 
         with serve(folder, theta / "vllm.log", context=settings.train.context) as url:
             for sampling in samplings:
-                policies.append(Server(url, None, str(folder), sampling))
+                policies.append(Server(url, None, str(folder), sampling, template_args=settings.train.template_args))
                 policies[-1].actor = name
             yield [Suffixed(policy, suffix) for policy in policies] if suffix else policies
     else:
         from trajkit.policies.local import Local
 
         for sampling in samplings:
-            policies.append(Local(str(folder), sampling, batch=settings.explore.concurrency))
+            batch, args = settings.explore.concurrency, settings.train.template_args
+            policies.append(Local(str(folder), sampling, batch=batch, template_args=args))
             policies[-1].actor = name
         yield [Suffixed(policy, suffix) for policy in policies] if suffix else policies
 

@@ -39,11 +39,13 @@ AT_ONCE = 64  # groups that are packed together where nothing is trained
 
 
 class Objective(Protocol):
-    """See above. `counts`: what was made of the data, for people; `beside`: what is told beside the loss; `batch` below
-    are the numbers of a step's groups."""
+    """See above. `counts`: what was made of the data, for people; `refused`: how many examples (sides of pairs) the
+    chat template cannot hold, by reason; `beside`: what is told beside the loss; `batch` below are the numbers of a
+    step's groups."""
 
     groups: list[list[Row]]
     counts: Counter[str]
+    refused: Counter[str]
     beside: tuple[str, ...]
 
     def sample(self) -> dict[str, Row]:
@@ -63,7 +65,14 @@ def objective(data: Path, tokenizer: Any, settings: Train, backend: Backend) -> 
     if what == "pairs" and settings.on_long == "split":
         raise UsageError("train.on_long=split: pairs cannot be cut. Take error or drop, or raise train.context.")
     on_long = "drop" if what == "pairs" else settings.on_long  # Pairs sees to it that no half of one is left
-    masks = Masks(tokenizer, context=settings.context, on_long=on_long, per_step=settings.per_step)
+    masks = Masks(
+        tokenizer,
+        context=settings.context,
+        on_long=on_long,
+        per_step=settings.per_step,
+        template_args=settings.template_args,
+        on_refused=settings.on_refused,
+    )
     if what == "pairs":
         made = Pairs(read(data), masks, settings, backend)
     elif what == "values":
@@ -72,13 +81,16 @@ def objective(data: Path, tokenizer: Any, settings: Train, backend: Backend) -> 
         made = Examples(read(data), masks, backend)
     if not made.groups:
         counted = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in made.counts.items() if n)
+        counted += "".join(f"; {n:,}: {reason}" for reason, n in masks.refused.most_common())
         raise BadData(f"{data}: it holds no row to train on ({counted}). `trajkit select` says what it left out.")
+    made.refused = masks.refused
     return made, masks.stop_id
 
 
 class Examples:
     """The weighted sum of -log p over a batch's trained tokens, divided by the sum of their weights."""
 
+    refused: Counter[str]
     beside: tuple[str, ...] = ()
 
     def __init__(self, examples: Iterable[dict[str, Any]], masks: Masks, backend: Backend) -> None:
@@ -105,6 +117,8 @@ class Pairs:
     `sft_level` (IPR, eq. 9; its own code adds the sum, which grows with the conversations' length).
     """
 
+    refused: Counter[str]
+
     def __init__(self, pairs: Iterable[dict[str, Any]], masks: Masks, settings: Train, backend: Backend) -> None:
         self.backend, self.beta, self.sft_weight = backend, settings.beta, settings.sft_weight
         self.beside: tuple[str, ...] = ("dpo_loss", "margin", "accuracy", "chosen_reward", "rejected_reward")
@@ -116,7 +130,11 @@ class Pairs:
         self.counts = Counter[str]()
         for pair in pairs:
             self.counts["pairs"] += 1
+            refused = masks.counts["refused"]
             sides = [self._side(masks, pair, side) for side in ("chosen", "rejected")]
+            if masks.counts["refused"] > refused:
+                self.counts["dropped_as_refused"] += 1
+                continue
             too_long = [name for name, rows in zip(("chosen", "rejected"), sides, strict=True) if rows is None]
             if too_long and settings.on_long == "error":
                 raise BadData(
@@ -132,11 +150,12 @@ class Pairs:
             self.n_chosen.append(len(chosen))
             wanted = settings.sft_weight and settings.sft_level in ("all", pair["level"])
             self.sft_totals.append(sum(sum(row.weights) for row in chosen) if wanted else 0.0)
+        masks.check_refused()
         for group in self.groups:
             self.counts["rows"] += len(group)
             self.counts["tokens"] += sum(len(row.input_ids) for row in group)
             self.counts["trained_tokens"] += sum(sum(map(bool, row.weights)) for row in group)
-        for name in ("token_ids_used", "token_ids_unusable", "reasoning_left_out"):
+        for name in ("token_ids_used", "token_ids_unusable", "reasoning_left_out", "tools_left_out"):
             self.counts[name] = masks.counts[name]
 
     def sample(self) -> dict[str, Row]:
@@ -190,7 +209,7 @@ class Pairs:
     def _side(self, masks: Masks, pair: dict[str, Any], side: str) -> list[Row] | None:
         """The rows of a side; None where the context has no room for all of them."""
         dropped = masks.counts["dropped_rows"]
-        rows = [_small(replace(row, example_id=str(pair["pair_id"]))) for row in masks.rows([conversation(pair, side)])]
+        rows = [_small(replace(row, example_id=str(pair["pair_id"]))) for row in masks.tried(conversation(pair, side))]
         return rows if masks.counts["dropped_rows"] == dropped else None
 
     def _log_p(self, model: Any, packed: Pack, batch: Sequence[int]) -> tuple[list[int], Tensor]:
@@ -214,6 +233,7 @@ class Values:
     given all up to and with this action. All actions of a trajectory are predicted in one row.
     """
 
+    refused: Counter[str]
     beside: tuple[str, ...] = ()
 
     def __init__(self, examples: Iterable[dict[str, Any]], masks: Masks) -> None:
@@ -224,6 +244,7 @@ class Values:
             for row, values in value_rows(masks, example):
                 self.groups.append([_small(row)])
                 self.values.append(values)
+        masks.check_refused()
         self.counts["values"] = sum(map(len, self.values))
         del self.counts["trained_tokens"]
 

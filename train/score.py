@@ -36,6 +36,7 @@ from trajkit.plan import missing
 from trajkit.progress import bar
 from trajkit.records import record
 from trajkit.store import RunWriter, existing_ids
+from trajkit.tokenizer import model_folder as find_model
 
 PLANS = ("score_expert", "score_policy")
 AT_ONCE = 64  # trajectories whose messages are held in memory, packed and written together
@@ -54,6 +55,7 @@ def score(runs: Path, model_folder: Path, iteration: int, params: Mapping[str, A
     `iteration` is the one whose policy rollouts are scored. `params` are more of the rules' parameters, by name.
     Raises UsageError for a folder without a reward model, BadData for runs that a prediction cannot be made of.
     """
+    actor, model_folder = name_of(model_folder), find_model(model_folder)
     config = model_folder / "config.json"
     if not config.is_file() or "ForSequenceClassification" not in str(json.loads(config.read_text())["architectures"]):
         raise UsageError(
@@ -64,8 +66,14 @@ def score(runs: Path, model_folder: Path, iteration: int, params: Mapping[str, A
     if why := one_row_a_pass(model):
         click.echo(f"{model_folder}: {why}", err=True)
     # A part of a conversation would be worth something else: what is too long is left out.
-    masks = Masks(tokenizer, context=trained.context, on_long="drop", per_step=trained.per_step)
-    actor = name_of(model_folder)
+    masks = Masks(
+        tokenizer,
+        context=trained.context,
+        on_long="drop",
+        per_step=trained.per_step,
+        template_args=trained.template_args,
+        on_refused=trained.on_refused,
+    )
     given = {**(params or {}), "n": 1, "scorer": actor, "iteration": iteration}  # a prediction is no sample
     folder = runs / f"score-{re.sub(r'[^a-z0-9]+', '-', actor.lower()).strip('-')}-i{iteration}"
     counts = Counter[str]()
@@ -188,7 +196,11 @@ def command(runs: Path, model: Path, iteration: int, settings: tuple[str, ...]) 
     counts = score(runs, model, iteration, key_values(settings))
     click.echo(
         f"{counts['predicted']:,} actions scored"
-        + (f", {counts['too_long']:,} left out as longer than the context" if counts["too_long"] else ""),
+        + (
+            f", {counts['too_long']:,} left out as longer than the context, or refused by the chat template"
+            if counts["too_long"]
+            else ""
+        ),
         err=True,
     )
     click.echo(name_of(model))

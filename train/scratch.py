@@ -12,6 +12,7 @@ from typing import Any
 
 from train.settings import Scratch
 from trajkit.files import rename, sync_below
+from trajkit.tokenizer import save_tokenizer
 
 ROLES = ("system", "user", "assistant")
 END = "<|end|>"
@@ -59,7 +60,7 @@ def make(folder: Path, texts: Iterable[str], settings: Scratch) -> Path:
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir(parents=True)
     model.save_pretrained(hidden)
-    tokenizer.save_pretrained(hidden)
+    save_tokenizer(tokenizer, hidden)
     sync_below(hidden)
     rename(hidden, folder)
     return folder

@@ -32,6 +32,8 @@ class Train:
     `batch` counts examples per step of the optimiser, however they are packed. `steps`, if not 0, replaces `epochs`.
     `context`: tokens that one row may hold. `row_tokens`: tokens packed into one forward pass; None: `context`.
     `per_step`: one row per trained action, for chat templates that rewrite earlier turns.
+    `on_refused`: what becomes of an example that the chat template cannot hold: an error, or left out and counted.
+    `template_args`: what the chat template is given (enable_thinking, reasoning_effort; strftime_now is its date).
     `lora_rank` 0 trains all weights. `save_steps`: steps between checkpoints.
     For pairs: `beta` is DPO's; `sft_weight` times the mean SFT loss on the chosen sides of the pairs of `sft_level` is
     added to DPO's loss (IPR, eq. 9, has 1 and "trajectory").
@@ -45,6 +47,8 @@ class Train:
     row_tokens: int | None = None
     on_long: Literal["error", "drop", "split"] = "error"
     per_step: bool = False
+    on_refused: Literal["error", "drop"] = "error"
+    template_args: Mapping[str, Any] = field(default_factory=dict)
     warmup: float = 0.03
     weight_decay: float = 0.0
     clip: float = 1.0

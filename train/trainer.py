@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,22 @@ from train.passes import autocast, one_row_a_pass
 from train.settings import Train
 from train.settings import load as load_settings
 from trajkit.cli import Command, run
+from trajkit.env import key_values
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.examples import fingerprint, kind
 from trajkit.files import make_folder, rename, sync_below, write_whole
 from trajkit.masks import Row
 from trajkit.progress import bar
 from trajkit.terminal import clean
+from trajkit.tokenizer import model_folder as find_model
 
 METRICS = "metrics.jsonl"
 
 
 def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: bool = True) -> Path:
-    """Train the model of `model_folder` on the examples, pairs or values of `data`; returns out/model.
+    """Train the model of `model_folder` (or of that name on the hub) on the examples, pairs or values of `data`.
+
+    Returns out/model.
 
     What is there already is not done again: a finished model is returned as it is, an unfinished training goes on from
     its last checkpoint. A model made from values has a head for one number (AutoModelForSequenceClassification), which
@@ -56,6 +60,7 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     """
     processes = parallel.join()
     made = out / "model"
+    model_folder = find_model(model_folder)
     what, digest = kind(data), fingerprint(data)
     told = {"data": digest, "model": model_digest(model_folder), "settings": asdict(settings)}
     _check_same(out, told)
@@ -88,6 +93,8 @@ def train(data: Path, model_folder: Path, out: Path, settings: Train, *, show: b
     if processes.main:
         counted = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in aim.counts.items() if n)
         click.echo(f"{data}: {counted}", err=True)
+        for reason, n in aim.refused.most_common():
+            click.echo(f"{data}: {n:,} left out: {clean(reason)}", err=True)
         for title, row in aim.sample().items() if show else ():
             print_sample(row, tokenizer, title)
 
@@ -300,18 +307,27 @@ def _check_same(out: Path, told: dict[str, Any]) -> None:
 
 @click.command(cls=Command)
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="What `trajkit select` wrote.")
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="The model's folder.")
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="The model's folder, or OWNER/NAME.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the new model. Resumable.")
 @click.option(
     "--config", multiple=True, metavar="TOML|PRESET", help="Settings: [train], for pairs [pair_train] over it."
 )
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Replace one. Repeatable.")
-def command(data: Path, model: Path, out: Path, config: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+@click.option("--template-arg", multiple=True, metavar="KEY=VALUE", help="Into train.template_args. Repeatable.")
+def command(
+    data: Path,
+    model: Path,
+    out: Path,
+    config: tuple[str, ...],
+    overrides: tuple[str, ...],
+    template_arg: tuple[str, ...],
+) -> None:
     """Train a model on selected examples, on pairs of them, or on step rewards."""
     processes = parallel.join()
     try:
-        settings = load_settings(config, overrides)
-        made = train(data, model, out, settings.training(1, kind(data)))
+        settings = load_settings(config, overrides).training(1, kind(data))
+        settings = replace(settings, template_args={**settings.template_args, **key_values(template_arg)})
+        made = train(data, model, out, settings)
     except TrajkitError as error:
         if processes.main:
             raise

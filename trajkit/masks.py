@@ -18,19 +18,27 @@ import re
 import secrets
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
+from trajkit.chat_template import ChatTemplate
 from trajkit.errors import BadData, UsageError
 from trajkit.examples import Message
 from trajkit.terminal import clean
 
 ON_LONG = ("error", "drop", "split")
+ON_REFUSED = ("error", "drop")
+# The settings of train/ that errors name, and what they are called on trajkit's command line.
+_FLAGS = {
+    "--set train.on_long=": "--on-long ",
+    "--set train.on_refused=": "--on-refused ",
+    "--set train.per_step=true": "--per-step",
+    "train.context": "--max-length",
+}
 _SAID = "\u2e28what was said\u2e29"  # stands where the model's own text would be in the chat template
 
 
@@ -59,7 +67,15 @@ class _Turn(NamedTuple):
     end: int
 
 
-class _Rewritten(BadData):
+class Refused(BadData):
+    """The chat template cannot hold an example, or no mask of it is exact. `reason` is the same for all of a kind."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class _Rewritten(Refused):
     """The template writes a turn otherwise than the model would have had to say it."""
 
 
@@ -79,6 +95,9 @@ class Masks:
             turns right before them, as context, as there is room for. A turn for which even a row of its own has no
             room is left out.
         per_step: One row per trained turn, which ends with it: exact for templates that rewrite earlier turns too.
+        template_args: What the chat template is given beside messages and tools (see ChatTemplate).
+        on_refused: What is done with an example that the chat template cannot hold: "error" raises, once all have been
+            tried, and names the first and how many there are; "drop" leaves it out and counts it by its reason.
 
     Raises UsageError for a tokenizer or a chat template with which no exact mask can be made.
 
@@ -87,23 +106,35 @@ class Masks:
             dropped_rows and split_rows (how many of these were left out whole, and cut), dropped_turns (trained turns
             in no row); token_ids_used and token_ids_unusable (messages whose token_ids were taken as they are; those
             whose text was encoded instead, as the token_ids say something else); reasoning_left_out (trained turns
-            whose reasoning the chat template does not write).
+            whose reasoning the chat template does not write); tools_left_out (examples whose tools' definitions it does
+            not write); refused (examples that it cannot hold).
+        refused: How many of these there are so far, by their reason.
         stop_id: The token that the template ends an assistant's turn with.
     """
 
-    def __init__(self, tokenizer: Any, context: int = 4096, on_long: str = "error", per_step: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        context: int = 4096,
+        on_long: str = "error",
+        per_step: bool = False,
+        template_args: Mapping[str, Any] | None = None,
+        on_refused: str = "error",
+    ) -> None:
         if on_long not in ON_LONG:
             raise UsageError(f"train.on_long={on_long}: one of {', '.join(ON_LONG)}.")
+        if on_refused not in ON_REFUSED:
+            raise UsageError(f"train.on_refused={on_refused}: one of {', '.join(ON_REFUSED)}.")
         if context < 2:
             raise UsageError(f"train.context={context}: a row needs at least two tokens.")
         self.tokenizer, self.context, self.on_long, self.per_step = tokenizer, context, on_long, per_step
+        self.on_refused = on_refused
         self.counts: Counter[str] = Counter()
-        name = clean(str(getattr(tokenizer, "name_or_path", "") or "the tokenizer"))
-        if not getattr(tokenizer, "chat_template", None):
-            raise UsageError(
-                f"{name}: it has no chat template. Put the chat_template.jinja of the model's instruct version, or "
-                "one of your own, into the model's folder."
-            )
+        self.refused: Counter[str] = Counter()
+        self._unchecked: list[Refused] = []  # the first one since check_refused
+        self._checked = Counter[str]()  # counts at that time
+        self.template = ChatTemplate(tokenizer, template_args)
+        name = self.template.named
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(f"{name}: not a fast tokenizer (tokenizer.json), so where its tokens stand is not known.")
         self._stop = self._stop_token(name)
@@ -113,23 +144,54 @@ class Masks:
     def rows(self, examples: Iterable[dict[str, Any]]) -> Iterator[Row]:
         """The rows of examples (as trajkit.examples.read yields them), in order.
 
-        Raises BadData, naming the example: no trained message; a trained message that is not the assistant's; a
-        conversation that the template refuses, rewrites or leaves words of out; a row too long with on_long "error".
+        Raises BadData, naming the example: no trained message; a trained message that is not the assistant's; a row too
+        long with on_long "error"; and at the end, with on_refused "error", the first conversation that the template
+        refuses, rewrites or leaves words of out.
         """
         for example in examples:
-            self.counts["examples"] += 1
-            for row in _Example(self, example).rows():
-                self.counts["rows"] += 1
-                self.counts["tokens"] += len(row.input_ids)
-                self.counts["trained_tokens"] += sum(map(bool, row.weights))
-                yield row
+            yield from self.tried(example)
+        self.check_refused()
+
+    def tried(self, example: dict[str, Any]) -> list[Row]:
+        """The rows of one example; none where the template cannot hold it, which is counted (see check_refused)."""
+        before = self.counts.copy()
+        self.counts["examples"] += 1
+        try:
+            rows = list(_Example(self, example).rows())
+        except Refused as error:
+            self.counts.clear()
+            self.counts.update(before)
+            self.counts.update(examples=1, refused=1)
+            self.refused[error.reason] += 1
+            self._unchecked = self._unchecked or [error]
+            return []
+        self.counts["rows"] += len(rows)
+        self.counts["tokens"] += sum(len(row.input_ids) for row in rows)
+        self.counts["trained_tokens"] += sum(sum(map(bool, row.weights)) for row in rows)
+        return rows
+
+    def check_refused(self) -> None:
+        """Raise BadData, naming the first of them, where examples were refused and on_refused is "error".
+
+        What counts are those since it was called the last time.
+        """
+        (refused, examples), first = (
+            ((self.counts - self._checked)[name] for name in ("refused", "examples")),
+            self._unchecked,
+        )
+        self._checked, self._unchecked = self.counts.copy(), []
+        if first and self.on_refused == "error":
+            raise BadData(
+                f"{first[0]} {refused:,} of {examples:,} conversations cannot be held; --set "
+                "train.on_refused=drop leaves them out, and counts them by their reason."
+            ) from first[0]
 
     def _stop_token(self, name: str) -> str:
         """What the template ends an assistant's turn with. Also refuses templates without a generation prompt."""
         user = {"role": "user", "content": "-"}
         try:
-            text = self.render([user, {"role": "assistant", "content": _SAID}], None, False)
-            prompt, bare = self.render([user], None, True), self.render([user], None, False)
+            text = self.template.render([user, {"role": "assistant", "content": _SAID}])
+            prompt, bare = self.template.render([user], prompt=True), self.template.render([user])
         except Exception as error:
             raise UsageError(
                 f"{name}: its chat template fails on one question and one answer ({clean(str(error))})."
@@ -156,12 +218,12 @@ class Masks:
             )
         return str(added[0][3])
 
-    def render(self, messages: Sequence[Message], tools: Any, prompt: bool) -> str:
-        """The conversation by the chat template, with the header of the next answer where prompt is true."""
-        text = self.tokenizer.apply_chat_template(
-            list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt
-        )
-        return str(text)
+
+def with_flags(text: str) -> str:
+    """An error's text, or a reason, with the flags of trajkit's command line in place of the settings of train/."""
+    for setting, flag in _FLAGS.items():
+        text = text.replace(setting, flag)
+    return text
 
 
 def conversation(pair: dict[str, Any], side: str) -> dict[str, Any]:
@@ -174,7 +236,8 @@ def value_rows(masks: Masks, example: dict[str, Any]) -> Iterator[tuple[Row, lis
     """The rows of an example of a file of values, and the values of each.
 
     A row's weight is the action's at the tokens where its values are read, in their order, and 0.0 elsewhere: at the
-    last token of each action that has one. Raises BadData where none has.
+    last token of each action that has one. None where the template cannot hold it (see Masks.tried). Raises BadData
+    where no action has a value.
     """
     values: list[float] = []
     worth: list[float] = []  # how much each value's error weighs
@@ -187,7 +250,7 @@ def value_rows(masks: Masks, example: dict[str, Any]) -> Iterator[tuple[Row, lis
         numbered.append(plain | {"weight": float(len(values)) if "value" in message else 0.0})
     if not values:
         raise BadData(f"example {clean(str(example['example_id']))}: no action of it has a value.")
-    for row in masks.rows([{**example, "messages": numbered}]):
+    for row in masks.tried({**example, "messages": numbered}):
         last = {int(number): t for t, number in enumerate(row.weights) if number}
         weights = [0.0] * len(row.input_ids)
         for number, t in last.items():
@@ -209,9 +272,20 @@ class _Example:
             if self.messages[at]["role"] != "assistant":
                 raise BadData(f"{self.named(at)}: it has a loss weight, which only the assistant's can have.")
         # The template sees stand-ins for what looks like a special token.
-        plain: list[Message] = [_for_template(message) for message in self.messages]
+        plain: list[Message] = [masks.template.message(message) for message in self.messages]
         self.chat: list[Message] = masks._text.hide(plain)
         self.tools: Any = masks._text.hide(example.get("tools") or None)
+        if self.tools and not masks.template.writes_tools:
+            masks.counts["tools_left_out"] += 1
+        if not masks.template.writes_calls:
+            for at, message in enumerate(self.messages):
+                if message.get("tool_calls"):  # also of context: what follows would answer nothing
+                    raise Refused(
+                        f"{self.named(at)}: the chat template leaves out "
+                        f"{self._quoted(str(message['tool_calls'][0]['function'].get('name')))} of this turn: it "
+                        "writes no tool calls. Use a template that does, or take them out of the data.",
+                        "the chat template writes no tool calls",
+                    )
         if self.chat != plain or self.tools != (example.get("tools") or None):
             self._check_stand_ins(plain, example.get("tools") or None)
         self.sampled = {at: ids for at, message in enumerate(self.messages) if (ids := self._sampled(message))}
@@ -252,7 +326,12 @@ class _Example:
     def _windows(self, until: int, train: Sequence[int]) -> Iterator[Row]:
         """The messages before `until` in rows that fit (see on_long in Masks)."""
         masks, counts = self.masks, self.masks.counts
-        steps = [at for at in range(until) if self.messages[at]["role"] == "assistant"]
+        # An assistant's greeting, which answers nothing, belongs to what every row begins with.
+        asked = next(
+            (at for at, m in enumerate(self.messages) if m["role"] not in ("system", "developer", "assistant")), 0
+        )
+        greetings = set(range(asked)) - set(train)
+        steps = [at for at in range(until) if self.messages[at]["role"] == "assistant" and at not in greetings]
 
         def window(first: int, last: int) -> list[int]:
             return [*range(steps[0]), *range(steps[first], steps[last] + 1)]
@@ -277,7 +356,7 @@ class _Example:
     def _row(self, keep: Sequence[int], train: Collection[int]) -> Row:
         """The messages numbered in keep as one row; those numbered in train are trained on."""
         chat = [self.chat[at] for at in keep]
-        text = self._render(chat, False)
+        text = self._text_of_step(chat) if self.masks.per_step else self._render(chat, False)
         row = Row(self.id, [], [])
         since = 0  # where the text begins that is not in the row yet
         marks: list[tuple[int, int, float]] = []  # what is trained on in there: from, to, weight
@@ -286,7 +365,7 @@ class _Example:
                 continue
             try:
                 turn = self._turn(chat, number, text, at)
-            except _Rewritten:
+            except Refused:
                 if at in train:
                     raise
                 continue  # context, rendered as the template will have it
@@ -306,8 +385,27 @@ class _Example:
         self._add(row, text[since:], [(a - since, b - since, w) for a, b, w in marks])
         row.weights[0] = 0.0
         if train and not any(row.weights):
-            raise BadData(f"{self.named()}: not one token of it would be trained on.")
+            raise Refused(
+                f"{self.named()}: not one token of it would be trained on.", "not one token of it would be trained on"
+            )
         return row
+
+    def _text_of_step(self, chat: Sequence[Message]) -> str:
+        """The conversation up to a turn: the turn's own prompt, and what the template writes of the turn.
+
+        gpt-oss's template drops the thoughts of earlier calls once an answer follows, which the prompt of that answer
+        still had. Where the turn begins is told by another answer in its place.
+        """
+        text, prompt = self._render(chat, False), self._render(chat[:-1], True)
+        before = self._render(chat[:-1], False)
+        if text.startswith(prompt) or not prompt.startswith(before) or prompt == before:
+            return text
+        header = prompt[len(before) :]
+        other = self._render([*chat[:-1], {"role": "assistant", "content": _SAID}], False)
+        begin = other.rfind(header, 0, other.find(_SAID)) + len(header)
+        if begin < len(header) or text[:begin] != other[:begin]:
+            return text
+        return prompt + text[begin:]
 
     def _turn(self, chat: Sequence[Message], number: int, text: str, at: int) -> _Turn:
         """Where message `number` of the chat (message `at` of the example) stands in the rendered text."""
@@ -316,7 +414,8 @@ class _Example:
         if not alone.startswith(prompt):
             raise _Rewritten(
                 f"{self.named(at)}: the chat template does not write the answer after its own prompt "
-                f"({_difference(prompt, alone)}), so no mask is exact. Use another chat template."
+                f"({_difference(prompt, alone)}), so no mask is exact. Use another chat template.",
+                "the chat template does not write an answer after its own prompt",
             )
         stop_token = self.masks._stop
         stop = alone.rfind(stop_token, len(prompt))
@@ -325,7 +424,8 @@ class _Example:
             if not markers:
                 raise _Rewritten(
                     f"{self.named(at)}: the chat template ends this turn with no special token, so a model could not "
-                    "learn to stop there. Use another chat template."
+                    "learn to stop there. Use another chat template.",
+                    "the chat template ends a turn with no special token",
                 )
             stop, stop_token = markers[-1].start(), markers[-1].group()
         turn = _Turn(len(prompt), stop, stop + len(stop_token))
@@ -333,22 +433,33 @@ class _Example:
             raise _Rewritten(
                 f"{self.named(at)}: the chat template writes the conversation up to here otherwise once more messages "
                 f"follow ({_difference(alone[: turn.end], text)}), so no mask over the whole conversation is exact. "
-                "Use another chat template, or train on one row per step (--set train.per_step=true)."
+                "Use another chat template, or train on one row per step (--set train.per_step=true).",
+                "the chat template rewrites a turn once more messages follow (--set train.per_step=true)",
             )
         return turn
 
     def _check_all_said(self, message: Message, said: str, at: int) -> None:
         """Refuses a template that silently leaves out what a trained turn says; of reasoning it counts it."""
-        if _bare(message.get("reasoning") or "") not in _bare(said):
+        bare = called = _bare(said)
+        reasoning = _bare(self.masks._text.hide(self.messages[at].get("reasoning") or ""))
+        if reasoning not in bare:
             self.masks.counts["reasoning_left_out"] += 1
-        calls = message.get("tool_calls", ())
-        parts = [message["content"] or "", *(str(call["function"].get("name")) for call in calls)]
-        for part in parts:
-            if _bare(part) not in _bare(said):
-                raise BadData(
-                    f"{self.named(at)}: the chat template leaves out {self._quoted(part)} of this turn (it writes "
-                    f"{self._quoted(said)}). Use a template that writes all of it, or take it out of the data."
-                )
+        content = message["content"] or ""
+        missing = [] if _bare(content) in bare else [content]
+        for words in filter(None, (reasoning, _bare(content))):  # they may name what is called
+            called = called.replace(words, " ", 1)
+        functions = [call["function"] for call in message.get("tool_calls", ())]
+        names = Counter(str(function.get("name")) for function in functions)
+        missing += [name for name, n in names.items() if called.count(_bare(name)) < n]
+        missing += [
+            text for function in functions for text in _texts(function["arguments"]) if not _holds(called, text)
+        ]
+        for part in missing:
+            raise Refused(
+                f"{self.named(at)}: the chat template leaves out {self._quoted(part)} of this turn (it writes "
+                f"{self._quoted(said)}). Use a template that writes all of it, or take it out of the data.",
+                "the chat template leaves out a part of a trained turn",
+            )
 
     def _quoted(self, text: str, most: int = 60) -> str:
         text = clean(self.masks._text.reveal(text))
@@ -359,7 +470,9 @@ class _Example:
         try:
             ids, weights = self.masks._text.encode(text, marks)
         except _NotSplit as error:
-            raise BadData(f"{self.named()}: {error}") from error
+            raise Refused(
+                f"{self.named()}: {error}", "one token is the end of a header and the beginning of an answer"
+            ) from error
         # The end of a sampled turn is already there where the model has said it.
         own = 1 if row.input_ids and ids and row.input_ids[-1] == ids[0] else 0
         row.input_ids.extend(ids[own:])
@@ -381,18 +494,20 @@ class _Example:
 
     def _rendered(self, chat: Sequence[Message], tools: Any, prompt: bool) -> str:
         try:
-            return self.masks.render(chat, tools, prompt)
+            return self.masks.template.render(chat, tools, prompt)
         except Exception as error:
-            raise BadData(
+            raise Refused(
                 f"{self.named()}: the chat template refuses the conversation ({clean(str(error))}). Use another chat "
-                "template, or leave such examples out of the data."
+                "template, or leave such examples out of the data.",
+                f"the chat template refuses the conversation ({clean(str(error))[:100]})",
             ) from error
 
     def _check_stand_ins(self, plain: list[Message], tools: Any) -> None:
         if self.masks._text.reveal(self._render(self.chat, False)) != self._rendered(plain, tools, False):
-            raise BadData(
+            raise Refused(
                 f"{self.named()}: it holds text that looks like a special token, and the chat template changes that "
-                "text, so that it cannot be told from a real one. Leave the example out of the data."
+                "text, so that it cannot be told from a real one. Leave the example out of the data.",
+                "text that looks like a special token, which the chat template changes",
             )
 
 
@@ -500,27 +615,24 @@ def _renamed(data: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return data | {"post_processor": None, "truncation": None, "padding": None}
 
 
-def _for_template(message: Message) -> Message:
-    """The message as chat templates expect it: tool_calls' arguments as objects, no content only beside tool_calls."""
-    chat = {key: value for key, value in message.items() if key not in ("weight", "token_ids")}
-    if chat.get("tool_calls"):
-        chat["tool_calls"] = [_call(call) for call in chat["tool_calls"]]
-        chat.setdefault("content", None)
-    else:
-        chat.pop("tool_calls", None)
-        chat["content"] = chat.get("content") or ""
-    if "reasoning" in chat:
-        chat["reasoning_content"] = chat["reasoning"]  # the name that Qwen3's template knows
-    return chat
-
-
-def _call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call["function"]
-    arguments = function.get("arguments")
+def _texts(arguments: Any) -> Iterator[str]:
+    """The words of a call's arguments: its keys, and its values that are text."""
     if isinstance(arguments, str):
-        with suppress(ValueError):  # what the model wrote is no JSON: the template gets it as it is
-            arguments = json.loads(arguments)
-    return call | {"function": function | {"arguments": arguments}}
+        yield arguments
+    elif isinstance(arguments, dict):
+        for key, value in arguments.items():
+            yield str(key)
+            yield from _texts(value)
+    elif isinstance(arguments, list):
+        for value in arguments:
+            yield from _texts(value)
+
+
+def _holds(bare: str, text: str) -> bool:
+    """Whether the text is in there, as it is or as JSON has it."""
+    return any(
+        _bare(form) in bare for form in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1])
+    )
 
 
 def _bare(text: str) -> str:

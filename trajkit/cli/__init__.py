@@ -149,6 +149,26 @@ def set_option() -> Decorator:
     )
 
 
+def template_arg_option() -> Decorator:
+    """--template-arg key=value, repeated."""
+    return click.option(
+        "--template-arg",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="With --tokenizer: give it to the chat template, e.g. enable_thinking=false. Repeatable.",
+    )
+
+
+def on_refused_option() -> Decorator:
+    """--on-refused."""
+    return click.option(
+        "--on-refused",
+        type=click.Choice(["error", "drop"]),
+        help="With --tokenizer: what becomes of a row that the chat template cannot hold: an error, or left out and "
+        "counted.  [default: error]",
+    )
+
+
 def memory_option() -> Decorator:
     """--memory-limit."""
     return click.option(

@@ -21,8 +21,8 @@ from trajkit.errors import UsageError
 @click.option(
     "--policy",
     required=True,
-    metavar="MODULE:ATTR|URL[,URL...]|FOLDER",
-    help="Who acts: envs.webshop:Novice, a server's http://host:port/v1 (or several's), or a model's folder.",
+    metavar="MODULE:ATTR|URL[,URL...]|FOLDER|OWNER/NAME",
+    help="Who acts: envs.webshop:Novice, a server's http://host:port/v1 (or several's), or a model's folder or name.",
 )
 @click.option("--policy-arg", multiple=True, metavar="KEY=VALUE", help="An argument of the policy. Repeatable.")
 @click.option(
@@ -45,7 +45,10 @@ from trajkit.errors import UsageError
 @click.option("--max-steps", default=30, show_default=True, type=click.IntRange(1), help="Actions on a whole path.")
 @click.option("--seed", default=0, show_default=True, type=int, help="Same seed, same trajectories.")
 @click.option("--model", help="Server: the model's name there.  [default: the first one it lists]")
-@click.option("--tokenizer", help="Server: the model's folder; prompts and answers are then token ids.")
+@click.option(
+    "--tokenizer",
+    help="Server: the model's folder, or its OWNER/NAME on the hub; prompts and answers are then token ids.",
+)
 @click.option(
     "--temperature", default="1.0", show_default=True, metavar="T[,T...]", help="One, or one for each of --samples."
 )
@@ -127,6 +130,7 @@ def command(
     from trajkit.policies import Sampling, Suffixed, temperatures
     from trajkit.quoting import without_userinfo
     from trajkit.terminal import prints_to_stderr
+    from trajkit.tokenizer import is_hub_name
 
     params = rule_params(settings)
     how = Settings(
@@ -143,7 +147,8 @@ def command(
     )
     make_env = partial(load_env, env_name, key_values(env_arg))
     make_policy = partial(load_policy, policy, key_values(policy_arg))
-    scripted = not policy.startswith(("http://", "https://")) and not Path(policy).is_dir()
+    local = Path(policy).is_dir() or is_hub_name(policy)
+    scripted = not policy.startswith(("http://", "https://")) and not local
     sampling = Sampling(temperatures(temperature, samples), top_p, max_tokens, stop)
     if dry_run:
         with prints_to_stderr(), closing(make_env(), step_timeout) as env:
@@ -164,7 +169,7 @@ def command(
             actor = make_policy()
     elif policy_arg:
         raise UsageError(f"--policy-arg is for policies named module:attr; --policy {policy} is none.")
-    elif Path(policy).is_dir():
+    elif local:
         from trajkit.policies.local import Local
 
         actor = Local(policy, sampling, batch=concurrency)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import Command, completing, json_option, print_json
+from trajkit.cli import Command, completing, json_option, on_refused_option, print_json, template_arg_option
 
 
 def _formats() -> list[str]:
@@ -26,8 +26,8 @@ def _formats() -> list[str]:
 @click.option(
     "--tokenizer",
     type=click.Path(),
-    metavar="FOLDER",
-    help="The model's folder: write token ids and their loss mask, exactly what train/ trains on (trl, unsloth, verl).",
+    metavar="FOLDER|OWNER/NAME",
+    help="The model's folder or name: write token ids and their loss mask, what train/ trains on (trl, unsloth, verl).",
 )
 @click.option(
     "--max-length", type=click.IntRange(min=2), metavar="N", help="The most token ids of a row.  [default: 4096]"
@@ -38,6 +38,8 @@ def _formats() -> list[str]:
     help="What becomes of a longer row: an error, left out, or cut between messages.  [default: error]",
 )
 @click.option("--per-step", is_flag=True, help="One row per trained action (with --tokenizer, or to llamafactory).")
+@on_refused_option()
+@template_arg_option()
 @click.option("--license", metavar="ID", help="The data's licence, for datasets' card.  [default: unknown]")
 @json_option()
 def command(
@@ -48,6 +50,8 @@ def command(
     max_length: int | None,
     on_long: str | None,
     per_step: bool,
+    on_refused: str | None,
+    template_arg: tuple[str, ...],
     license: str | None,
     as_json: bool,
 ) -> None:
@@ -62,9 +66,11 @@ def command(
     SELECTED is a Parquet file that `trajkit select` wrote. What a format cannot hold is left out and
     counted on stderr, with the reason and the way out.
     """
+    from trajkit.env import key_values
     from trajkit.exporters import Options, export
 
-    summary = export(source, out, to, Options(tokenizer, max_length, on_long, per_step, license))
+    options = Options(tokenizer, max_length, on_long, per_step, license, on_refused, key_values(template_arg))
+    summary = export(source, out, to, options)
     if as_json:
         print_json(vars(summary) | {"out": out})
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trajkit.cli import Command, rule_params, set_option
+from trajkit.cli import Command, on_refused_option, rule_params, set_option, template_arg_option
 from trajkit.errors import UsageError
 
 
@@ -17,7 +17,14 @@ from trajkit.errors import UsageError
 @click.option("--iteration", type=click.IntRange(0), help="Whose rollouts to show; the latest when not given.")
 @set_option()
 @click.option("--example", metavar="ID", help="Which example (pair) of the file, or how its id begins; else the first.")
-@click.option("--tokenizer", metavar="FOLDER", help="Show the example token by token, as this tokenizer has it.")
+@click.option(
+    "--tokenizer",
+    metavar="FOLDER|OWNER/NAME",
+    help="Show the example token by token, as this model's tokenizer has it.",
+)
+@click.option("--per-step", is_flag=True, help="With --tokenizer: one row per trained action.")
+@on_refused_option()
+@template_arg_option()
 @click.option("--full", is_flag=True, help="Whole messages, not a line of each; of tokens one line each, with its id.")
 def command(
     what: str | None,
@@ -27,6 +34,9 @@ def command(
     settings: tuple[str, ...],
     example: str | None,
     tokenizer: str | None,
+    per_step: bool,
+    on_refused: str | None,
+    template_arg: tuple[str, ...],
     full: bool,
 ) -> None:
     """Show a trajectory, or what exactly gets loss of an example that `select` wrote.
@@ -43,7 +53,9 @@ def command(
     if what is not None and (what.endswith(".parquet") or Path(what).is_file()):
         if task is not None or runs is not None or iteration is not None or settings:
             raise UsageError("--task, --runs, --iteration and --set are for trajectories; a file needs none of them.")
-        _file(what, example, tokenizer, full)
+        if tokenizer is None and (per_step or on_refused or template_arg):
+            raise UsageError("--per-step, --on-refused and --template-arg are for token ids: name a --tokenizer.")
+        _file(what, example, tokenizer, full, per_step, on_refused, template_arg)
         return
     if example is not None or tokenizer is not None:
         raise UsageError(
@@ -85,7 +97,15 @@ def _trajectories(
                 console.print(part)
 
 
-def _file(file: str, example: str | None, tokenizer: str | None, full: bool) -> None:
+def _file(
+    file: str,
+    example: str | None,
+    tokenizer: str | None,
+    full: bool,
+    per_step: bool,
+    on_refused: str | None,
+    template_arg: tuple[str, ...],
+) -> None:
     from trajkit.show.examples import find_example, shown
     from trajkit.terminal import screen
 
@@ -94,8 +114,10 @@ def _file(file: str, example: str | None, tokenizer: str | None, full: bool) -> 
     if tokenizer is None:
         parts = shown(found)
     else:
+        from trajkit.env import key_values
         from trajkit.show.tokens import shown_tokens
 
-        parts = shown_tokens(found, tokenizer, one_per_line=full)
+        args = key_values(template_arg)
+        parts = shown_tokens(found, tokenizer, full, per_step, args, on_refused or "error")
     for part in parts:
         console.print(part)

@@ -30,7 +30,7 @@ import importlib
 import os
 import pkgutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -60,8 +60,9 @@ class Format(Protocol):
 class Options:
     """What `export` may be told beyond the format.
 
-    tokenizer: the folder of the model whose tokenizer and chat template make token ids; None: messages.
-    max_length, on_long, per_step: as trajkit.masks.Masks has them (context, on_long, per_step); None: its own.
+    tokenizer: the folder, or the name on the hub, of the model whose tokenizer and chat template make token ids; None:
+    messages. max_length, on_long, per_step, on_refused, template_args: as trajkit.masks.Masks has them (the first as
+    context); None: its own.
     license: of the data, by Hugging Face's names; None: unknown.
     """
 
@@ -70,6 +71,8 @@ class Options:
     on_long: str | None = None
     per_step: bool = False
     license: str | None = None
+    on_refused: str | None = None
+    template_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -177,6 +180,11 @@ def _check_options(format: Any, to: str, options: Options) -> None:
         if value is not None and options.tokenizer is None:
             raise UsageError(
                 f"{flag}: only with --tokenizer FOLDER is the length known. Set it in the trainer's config."
+            )
+    for flag, given in (("--on-refused", options.on_refused), ("--template-arg", options.template_args)):
+        if given and options.tokenizer is None:
+            raise UsageError(
+                f"{flag}: only with --tokenizer FOLDER is a chat template used. Set it in the trainer's config."
             )
     if options.per_step and options.tokenizer is None and not hasattr(format, "action"):
         raise UsageError(

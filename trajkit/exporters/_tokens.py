@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 
 TOO_LONG = "longer than --max-length (--on-long split cuts it into rows that fit)"
 REASONING = "reasoning is trained on only where the chat template writes it"
+TOOLS = "the chat template leaves out the definitions of tools"
 NO_ROOM = "an action that with its context is longer than --max-length is in no row"
-# The settings of train/ that trajkit.masks names in its errors, and what they are called here.
-_NAMES = {
-    "--set train.on_long=": "--on-long ",
-    "--set train.per_step=true": "--per-step",
-    "train.context": "--max-length",
-}
 
 
 def labels(row: Masked) -> Row:
@@ -38,8 +33,9 @@ def labels(row: Masked) -> Row:
 def rows(file: Selected, turn: Callable[[Masked], Row], options: Options, summary: Summary) -> Iterator[Row]:
     """The file's examples as rows of token ids, as `turn` writes one.
 
-    An example of which nothing fits is left out and counted. Raises BadData, naming the example, where no exact mask
-    can be made of one, and UsageError for a tokenizer or a chat template that makes none at all.
+    An example of which nothing fits is left out and counted, and with on_refused "drop" one of which no exact mask can
+    be made; else that raises BadData at the end, naming the first. Raises UsageError for a tokenizer or a chat template
+    that makes none at all.
     """
     with _our_names(file.path):
         masks = _masks(options)
@@ -52,17 +48,26 @@ def rows(file: Selected, turn: Callable[[Masked], Row], options: Options, summar
             except Unfit as error:
                 summary.left_out[str(error)] += 1
                 continue
-            before, dropped = counts["rows"], counts["dropped_turns"]
-            yield from map(turn, masks.rows([example]))
-            if counts["rows"] > before:
+            before = counts.copy()
+            yield from map(turn, masks.tried(example))
+            if counts["refused"] > before["refused"]:
+                continue
+            if counts["rows"] > before["rows"]:
                 summary.written += 1
                 if with_reasoning(example):
                     summary.notes[REASONING] += 1
-                if counts["dropped_turns"] > dropped:
+                if counts["tools_left_out"] > before["tools_left_out"]:
+                    summary.notes[TOOLS] += 1
+                if counts["dropped_turns"] > before["dropped_turns"]:
                     summary.notes[NO_ROOM] += 1
             else:
                 summary.left_out[TOO_LONG if masks.on_long == "drop" else NO_ROOM] += 1
             summary.tokens, summary.trained_tokens = counts["tokens"], counts["trained_tokens"]
+        masks.check_refused()
+        from trajkit.masks import with_flags
+
+        for reason, n in masks.refused.items():
+            summary.left_out[with_flags(reason)] += n
 
 
 def _read(file: Selected) -> Iterator[tuple[Row, dict[str, Any]]]:
@@ -81,7 +86,14 @@ def _masks(options: Options) -> Masks:
     from trajkit.masks import Masks
 
     context = {} if options.max_length is None else {"context": options.max_length}
-    return Masks(tokenizer, on_long=options.on_long or "error", per_step=options.per_step, **context)
+    return Masks(
+        tokenizer,
+        on_long=options.on_long or "error",
+        per_step=options.per_step,
+        template_args=options.template_args,
+        on_refused=options.on_refused or "error",
+        **context,
+    )
 
 
 @contextmanager
@@ -90,9 +102,9 @@ def _our_names(path: Path) -> Iterator[None]:
     try:
         yield
     except TrajkitError as error:
-        text = str(error)
-        for theirs, ours in _NAMES.items():
-            text = text.replace(theirs, ours)
+        from trajkit.masks import with_flags
+
+        text = with_flags(str(error))
         if isinstance(error, BadData) and str(path) not in text:
             text = f"{path}: {text}"
-        raise type(error)(text) from error
+        raise (BadData if isinstance(error, BadData) else type(error))(text) from error

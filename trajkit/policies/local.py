@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +20,7 @@ from trajkit.errors import UsageError
 from trajkit.policies import Answer, Sampling
 from trajkit.policies.turns import Turns
 from trajkit.terminal import clean
+from trajkit.tokenizer import model_folder
 
 if TYPE_CHECKING:
     from trajkit.policies.slots import Request, Slots
@@ -34,14 +35,21 @@ _PASSES = 16  # at most, until the event loop is asked what else there is to do
 class Local:
     """The model in `folder` (config, weights, tokenizer with a chat template), on the GPU where there is one.
 
-    At most `batch` requests are answered together. Token ids and log-probabilities (of the model itself, before
+    Where no such folder is, it is a hub's OWNER/NAME. `template_args`: as trajkit.policies.turns.Turns has them. At
+    most `batch` requests are answered together. Token ids and log-probabilities (of the model itself, before
     temperature and top_p, as vLLM gives them) are kept. The memory for keys and values grows with the longest
     conversation, `batch` times. A model whose layers see only a window of the past, or keep a state instead of it, is
     fed the whole conversation for every token, which is slow; one that does not keep conversations apart answers one at
     a time. That is tried out when it is loaded, and said on stderr.
     """
 
-    def __init__(self, folder: str, sampling: Sampling | None = None, batch: int = 8) -> None:
+    def __init__(
+        self,
+        folder: str,
+        sampling: Sampling | None = None,
+        batch: int = 8,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> None:
         try:
             import torch
             from transformers import AutoModelForCausalLM
@@ -51,9 +59,10 @@ class Local:
             raise UsageError(
                 f"--policy {folder} needs the packages torch and transformers: pip install 'trajkit[local]'"
             ) from error
-        self.turns = Turns(folder)
+        found = model_folder(folder, "--policy")
+        self.turns = Turns(str(found), template_args)
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+            model: Any = AutoModelForCausalLM.from_pretrained(found, dtype="auto")
         except Exception as error:
             raise UsageError(f"--policy {folder}: no model can be loaded there ({error}).") from error
         self._device = "cuda" if torch.cuda.is_available() else "cpu"

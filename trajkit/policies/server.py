@@ -57,7 +57,8 @@ class Away(UsageError):
 class Server:
     """The model `model` (None: the first one listed) of the server at `url`, which ends in /v1.
 
-    `tokenizer` is the model's folder or name; without it the server's chat endpoint renders the conversation.
+    `tokenizer` is the model's folder or its name on the hub, `template_args` are those of its chat template
+    (trajkit.policies.turns.Turns); without it the server's chat endpoint renders the conversation.
     `timeout` is in seconds, for one whole answer, and `max_bytes` bounds it; one that passes either is tried again as
     any that fails. `uses_ids` tells which of the two it came to be. The API key is in no text that comes from here, and
     an answer that holds it is refused.
@@ -74,6 +75,7 @@ class Server:
         retries: int = RETRIES,
         first_wait: float = FIRST_WAIT,
         max_bytes: int = MAX_BYTES,
+        template_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.shown = without_userinfo(self.url)
@@ -96,7 +98,7 @@ class Server:
         if tokenizer:
             from trajkit.policies.turns import Turns
 
-            self.turns = Turns(tokenizer)
+            self.turns = Turns(tokenizer, template_args)
         self.uses_ids = self.turns is not None and self._gives_ids(self.turns)
 
     def sampling(self, sample: int) -> dict[str, Any]:

@@ -7,35 +7,26 @@ that it never said.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from trajkit.chat_template import ChatTemplate
 from trajkit.env import Message
-from trajkit.errors import UsageError
+from trajkit.tokenizer import load_tokenizer
 
 _SAID = "\u2e28what was said\u2e29"  # stands where the model's own text would be in the chat template
 
 
 class Turns:
-    """The token ids of conversations, by the tokenizer and chat template of a model folder (or a model's name)."""
+    """The token ids of conversations, by the tokenizer and chat template of a model folder or of the hub's OWNER/NAME.
 
-    def __init__(self, tokenizer: str) -> None:
-        # A tokenizer needs no PyTorch, and nobody needs to be told at every start that there is none.
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        try:
-            from transformers import AutoTokenizer
-        except ImportError as error:
-            raise UsageError(
-                f"--tokenizer {tokenizer} needs the package transformers: pip install transformers"
-            ) from error
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer)
-        except Exception as error:
-            raise UsageError(f"--tokenizer {tokenizer}: no tokenizer can be loaded there ({error}).") from error
-        if not self.tokenizer.chat_template:
-            raise UsageError(f"--tokenizer {tokenizer}: it has no chat template (chat_template.jinja).")
+    `template_args`: see trajkit.chat_template.ChatTemplate, which training renders conversations with, too.
+    """
+
+    def __init__(self, tokenizer: str, template_args: Mapping[str, Any] | None = None) -> None:
+        self.tokenizer: Any = load_tokenizer(tokenizer)
+        self._template = ChatTemplate(self.tokenizer, template_args, f"--tokenizer {tokenizer}")
         # Every turn asks for all that was before it, and rollouts of one state begin alike.
         self._head = lru_cache(maxsize=512)(self._encode_head)
         self._between = lru_cache(maxsize=4096)(self._encode_between)
@@ -69,10 +60,9 @@ class Turns:
     def _render(self, messages: Sequence[tuple[str, str]]) -> str:
         plain = [{"role": role, "content": content} for role, content in messages]
         try:
-            text: str = self.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+            return self._template.render(plain, prompt=True)
         except Exception as error:
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
-        return text
 
     def _encoder(self) -> Callable[[str], list[int]]:
         def encode(text: str) -> list[int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trajkit.errors import BadData
 from trajkit.show.examples import Found, heading
 from trajkit.terminal import cell, clean
 from trajkit.tokenizer import load_tokenizer
@@ -19,14 +20,23 @@ _LEGEND = f"{TRAINED}: trained on.  {BETWEEN} parts tokens, \u00b7 is a space, \
 _AS_LONG_AS_IT_IS = 2**31  # tokens: what is too long for a model is for training to say
 
 
-def shown_tokens(found: Found, tokenizer: str, one_per_line: bool = False) -> Iterator[RenderableType]:
+def shown_tokens(
+    found: Found,
+    tokenizer: str,
+    one_per_line: bool = False,
+    per_step: bool = False,
+    template_args: Mapping[str, Any] | None = None,
+    on_refused: str = "error",
+) -> Iterator[RenderableType]:
     """What to print of an example, top to bottom: the tokens of its rows, of a pair those of both sides.
 
-    `one_per_line`: position, id, weight and text of each. Raises UsageError for a folder without a tokenizer of which
-    masks can be made, or where the packages for it are not installed; BadData where the example cannot be masked.
+    `one_per_line`: position, id, weight and text of each. `per_step`, `template_args`, `on_refused`: as
+    trajkit.masks.Masks has them; with "drop" the reason for which training would leave the example out is what is
+    printed. Raises UsageError for a folder without a tokenizer of which masks can be made, or where the packages for it
+    are not installed; BadData where the example cannot be masked.
     """
     names = _Names(load_tokenizer(tokenizer))
-    masks = _masks(names.tokenizer)
+    masks = _masks(names.tokenizer, per_step, template_args, on_refused)
     yield from heading(found)
     yield cell(_LEGEND, "dim")
     for title, row, values in _rows(found, masks):
@@ -35,6 +45,11 @@ def shown_tokens(found: Found, tokenizer: str, one_per_line: bool = False) -> It
         yield cell("")
         yield cell(f"{title}{len(row.input_ids):,} tokens, {n_trained:,} of them {what}", "bold")
         yield Tokens(row, values, names, one_per_line)
+    from trajkit.masks import with_flags
+
+    for reason in masks.refused:
+        yield cell("")
+        yield cell(f"left out: {with_flags(reason)}", "bold red")
     yield cell("")
     yield cell(f"an answer ends with {names.text(masks.stop_id)} (id {masks.stop_id})", "bold")
 
@@ -112,19 +127,29 @@ def _bytes(name: str) -> str:
 
 def _rows(found: Found, masks: Masks) -> Iterator[tuple[str, Row, list[float]]]:
     """(what it is, the row, its values) for each row that training would make of it."""
-    from trajkit.masks import conversation, value_rows
+    from trajkit.masks import conversation, value_rows, with_flags
 
     kind = found.file.kind
     if kind == "values":
         yield from (("", row, values) for row, values in value_rows(masks, found.row))
     elif kind == "pairs":
         for side in ("chosen", "rejected"):
-            yield from ((f"{side.upper()}: ", row, []) for row in masks.rows([conversation(found.row, side)]))
+            yield from ((f"{side.upper()}: ", row, []) for row in masks.tried(conversation(found.row, side)))
     else:
-        yield from (("", row, []) for row in masks.rows([found.row]))
+        yield from (("", row, []) for row in masks.tried(found.row))
+    try:
+        masks.check_refused()
+    except BadData as error:
+        raise BadData(f"{found.file.path}: {with_flags(str(error))}") from error
 
 
-def _masks(tokenizer: Any) -> Masks:
+def _masks(tokenizer: Any, per_step: bool, template_args: Mapping[str, Any] | None, on_refused: str) -> Masks:
     from trajkit.masks import Masks
 
-    return Masks(tokenizer, context=_AS_LONG_AS_IT_IS)
+    return Masks(
+        tokenizer,
+        context=_AS_LONG_AS_IT_IS,
+        per_step=per_step,
+        template_args=template_args,
+        on_refused=on_refused,
+    )
