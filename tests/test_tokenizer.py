@@ -198,7 +198,7 @@ def test_a_model_of_the_hub_is_taken_wherever_a_folder_is(hub: Path, tmp_path: P
 def test_a_policy_of_the_hub(hub: Path, tmp_path: Path) -> None:
     explored = run(
         hub, tmp_path, "trajkit", "explore", "--runs", "runs", "--env", "envs.webshop:TinyShop", "--max-steps", "1",
-        "--env-arg", "products=20", "--policy", "somebody/tiny", "--iteration", "1", "--max-tokens", "4", "--json",
+        "--env-arg", "train_tasks=2", "--policy", "somebody/tiny", "--iteration", "1", "--max-tokens", "4", "--json",
     )  # fmt: skip
     assert explored.returncode == 0 and json.loads(explored.stdout)["actor"] == "tiny", explored.stderr
 
