@@ -73,8 +73,25 @@ class Oracle:
     def iteration(self, id: str) -> int:
         return self.t[id]["iteration"] or 0
 
+    def world_of(self, task: str | None) -> tuple[str | None, str | None, str | None]:
+        """The task's env, its split (None: nobody says one, or two are said), and what speaks against it."""
+        rows = [row for row in [*self.t.values(), *self.tasks] if row["task_id"] == task]
+        envs, splits = ({row[name] for row in rows} - {None} for name in ("env", "split"))
+        env, split = (next(iter(said)) if len(said) == 1 else None for said in (envs, splits))
+        problem = "its task has two envs" if len(envs) > 1 else None
+        return env, split, "its task has two splits" if len(splits) > 1 else problem
+
+    def env(self, id: str) -> str | None:
+        """The task's environment."""
+        return self.world_of(self.task(id))[0]
+
+    def split(self, id: str) -> str | None:
+        """The task's split; None where two splits or two envs are said of the task."""
+        _, split, problem = self.world_of(self.task(id))
+        return None if problem else split or "train"
+
     def train(self, id: str) -> bool:
-        return self.t[id]["split"] in (None, "train")
+        return self.split(id) == "train"
 
     def solved(self, id: str) -> bool | None:
         row = self.t[id]
@@ -101,12 +118,18 @@ class Oracle:
 
     # --- tables ---
 
+    def task_worlds(self) -> list[Row]:
+        found = {row["task_id"]: self.world_of(row["task_id"]) for row in [*self.t.values(), *self.tasks]}
+        return [{"task_id": t, "env": w[0], "split": w[1], "problem": w[2]} for t, w in found.items()]
+
     def outcomes(self) -> list[Row]:
         same = ("trajectory_id", "task_id", "role", "parent_id", "branch_step", "n_steps", "reward", "ended")
         return [
             {
                 **{name: self.t[id][name] for name in same},
-                "split": self.t[id]["split"] or "train",
+                "env": self.env(id),
+                "split": self.split(id),
+                "task_problem": self.world_of(self.task(id))[2],
                 "iteration": self.iteration(id),
                 "sample": self.t[id]["sample"] or 0,
                 "n_actions": self.n_actions(id),
@@ -180,7 +203,7 @@ class Oracle:
             if self.path(e)[: self.t[b]["branch_step"]] == self.path(b)[: self.t[b]["branch_step"]]
         ]
 
-    def first_recovery_state(self) -> list[Row]:
+    def expert_recovery_states(self) -> list[Row]:
         current = self.current_iteration()[0]["iteration"]
         points = [p for p in self.branch_points() if p["iteration"] == current and p["solved"] is not None]
         rows = []
@@ -189,8 +212,25 @@ class Oracle:
             turns = [(step, before) for (before, good), (step, now) in pairwise(line) if good and not now]
             if turns:
                 step, before = turns[0]
-                rows.append({"expert_id": e, "task_id": self.task(e), "step": step, "previous_step": before})
+                row = {"expert_id": e, "task_id": self.task(e), "step": step, "previous_step": before}
+                rows.append({**row, "owner_id": self.path(e)[step - 1][0]})
+        for row in rows:
+            sharing = [r["expert_id"] for r in rows if self.same_state(r, row)]
+            row["first_expert_id"] = min(sharing)
         return rows
+
+    def same_state(self, one: Row, other: Row) -> bool:
+        """Whether two recovery states are one: the experts' paths hold the very same actions up to there."""
+        prefixes = [self.path(row["expert_id"])[: row["step"]] for row in (one, other)]
+        return prefixes[0] == prefixes[1]
+
+    def first_recovery_state(self) -> list[Row]:
+        names = ("expert_id", "task_id", "step", "previous_step", "owner_id")
+        states = {tuple(self.path(row["expert_id"])[: row["step"]]): row for row in self.expert_recovery_states()}
+        named = {row["first_expert_id"] for row in states.values()}
+        return [
+            {name: row[name] for name in names} for row in self.expert_recovery_states() if row["expert_id"] in named
+        ]
 
     def important_states(self) -> list[Row]:
         tasks = {self.task(id) for id in self.trained("expert", "policy")}
@@ -289,7 +329,8 @@ class Oracle:
         ]
 
     def initial(self) -> list[Row]:
-        listed = {row["task_id"] for row in self.tasks if row["split"] in (None, "train")}
+        worlds = {row["task_id"]: self.world_of(row["task_id"]) for row in self.tasks}
+        listed = {task for task, (_, split, problem) in worlds.items() if not problem and split in (None, "train")}
         met = {self.task(id) for id in self.trained("expert", "policy")}
         return self._plan((task, None, 0) for task in listed | met)
 
@@ -441,11 +482,14 @@ class Oracle:
     def eto(self) -> list[Row]:
         best = {row["task_id"]: row["expert_id"] for row in self.best_expert()}
         both = [self._by_value(best[self.task(r)], r) for r in self._from_start() if self.task(r) in best]
-        return [self._pair("trajectory", *ids) for ids in both if ids]
+        return [self._pair("trajectory", *ids) for ids in both if ids and not self._same_actions(*ids)]
 
     def self_play(self) -> list[Row]:
         both = [self._by_value(r, q) for r, q in combinations(self._from_start(), 2) if self.task(r) == self.task(q)]
-        return [self._pair("trajectory", *ids) for ids in both if ids]
+        return [self._pair("trajectory", *ids) for ids in both if ids and not self._same_actions(*ids)]
+
+    def _same_actions(self, one: str, other: str) -> bool:
+        return self.actions(one) == self.actions(other)
 
     def eto_step(self) -> list[Row]:
         both = [
@@ -464,6 +508,8 @@ class Oracle:
         for e, r, step in self._current():
             of_expert, of_policy = rewards.get(self.path(e)[step]), rewards.get((r, step))
             if of_expert is None or of_policy is None or self._by_value(e, r) != [e, r]:
+                continue
+            if self.actions(e)[step] == self.actions(r)[step]:
                 continue
             if of_expert - of_policy > self.p["tau"]:
                 rows.append(self._pair("step", e, r, step))
@@ -509,12 +555,14 @@ def mark(message: Row) -> float:
 
 
 RELATIONS: dict[str, Callable[[Oracle], list[Row]]] = {
+    "task_worlds": Oracle.task_worlds,
     "outcomes": Oracle.outcomes,
     "path_segments": Oracle.path_segments,
     "current_iteration": Oracle.current_iteration,
     "branch_points": Oracle.branch_points,
     "simulated_states": Oracle.simulated_states,
     "compared_rollouts": Oracle.compared_rollouts,
+    "expert_recovery_states": Oracle.expert_recovery_states,
     "first_recovery_state": Oracle.first_recovery_state,
     "important_states": Oracle.important_states,
     "solutions": Oracle.solutions,

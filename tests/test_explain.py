@@ -17,7 +17,7 @@ from oracle import METHODS, PAIR_METHODS, RELATIONS, Oracle
 from rich.cells import cell_len
 from rich.console import Console
 from small_runs import trajkit
-from test_rules import FIGURE_1, relations
+from test_rules import FIGURE_1, SHARED_STATE, relations
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
 from trajkit.engine import Runs
@@ -87,8 +87,9 @@ def everything_has_one_reason(oracle: Oracle, found: Found) -> None:
 
 
 def same_reward(row: Row) -> list[str]:
-    """The id in `the same reward as ...`."""
-    return re.findall(r"^the same reward as (.*): \S+$", row["reason"], re.DOTALL)
+    """The id in `the same reward as ...` and `the same actions as ...`."""
+    told = r"^the same reward as (.*): \S+$|^the same actions as (.*), only the reward is another: \S+ < \S+$"
+    return [one or other for one, other in re.findall(told, row["reason"], re.DOTALL)]
 
 
 def reasons_are_true(oracle: Oracle, found: Found) -> None:
@@ -98,6 +99,13 @@ def reasons_are_true(oracle: Oracle, found: Found) -> None:
             id, reason = row["trajectory_id"], row["reason"]
             if reason.startswith("split "):
                 assert not oracle.train(id)
+            if (problem := oracle.world_of(oracle.task(id))[2]) is not None:
+                assert reason == problem
+            if reason.startswith("its actions are the expert's"):
+                assert oracle.actions(id) == oracle.actions(row["expert_id"])
+            if found_repeated := re.match(r"its action from s_(\d+) is the expert's$", reason):
+                step = int(found_repeated[1])
+                assert oracle.actions(id)[step] == oracle.actions(row["expert_id"])[step]
             if reason.startswith("not solved"):
                 assert oracle.solved(id) is False and oracle.train(id)
             if reason in ("ended in error", "ended in drift"):
@@ -140,9 +148,12 @@ def recovery_states_are_told_right(oracle: Oracle, rows: list[Row]) -> None:
     states = {(row["expert_id"], row["step"]): row for row in rows}
     assert len(states) == len(rows)
     assert states.keys() >= {(e, step) for e in oracle.expert_ids() for step in range(oracle.n_actions(e))}
-    recovery = {(row["expert_id"], row["step"]) for row in oracle.first_recovery_state()}
-    assert {key for key, row in states.items() if row["is_recovery"]} == recovery
-    assert {key for key, row in states.items() if row["reason"].endswith(": recovery state")} == recovery
+    recovery = {(row["expert_id"], row["step"]): row["first_expert_id"] for row in oracle.expert_recovery_states()}
+    assert {key: row["first_expert_id"] for key, row in states.items() if row["is_recovery"]} == recovery
+    shared = ", one and the same as that of expert {}"
+    for key, row in states.items():
+        told = ": recovery state" + (shared.format(recovery[key]) if recovery.get(key, key[0]) != key[0] else "")
+        assert row["reason"].endswith(told) == (key in recovery)
     simulated = {(row["expert_id"], row["step"]): row for row in oracle.simulated_states()}
     for key, row in states.items():
         assert row["reason"]
@@ -230,6 +241,25 @@ def test_eef_in_words(folder: Path) -> None:
     assert "[x] p3k policy from s_6 of 2 solutions the one with the fewest expert actions from s_4 on: 2" in below
     assert "[ ] p3l policy from s_6 equal to the chosen one, but for a larger trajectory_id" in below
     assert "[ ] old policy from s_2 has no action after s_4 to train on pl policy from s_2" in below
+
+
+def test_all_experts_that_share_a_recovery_state_are_named(tmp_path: Path) -> None:
+    runs = write(SHARED_STATE, tmp_path)
+    lines = [re.sub(r" +", " ", line).strip() for line in told("--runs", runs, "--task", "t").splitlines()]
+    at = [
+        lines.index(title)
+        for title in (
+            "States of expert e (failed, reward 0, 5 actions): s_3 needs recovery",
+            "States of expert f (failed, reward 0, 4 actions): s_3 needs recovery",
+            "s_3 of experts e, f, recovery state",
+        )
+    ]
+    assert at == sorted(at)
+    assert "one and the same as that of expert e" in " ".join(lines[at[1] : at[2]])
+    for id in ("e", "f"):
+        result = trajkit("show", id, "--runs", runs)
+        words = " ".join(result.out.split())
+        assert f"the same state as that of expert {'ef'.replace(id, '')}." in words and "solves too" in words, result
 
 
 TITLES = (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, target
@@ -20,6 +23,9 @@ from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, wr
 
 import trajkit
 from trajkit.engine import Runs
+from trajkit.rules import METHODS as METHOD_KINDS
+from trajkit.rules import code, rules
+from trajkit.schema import TABLES, arrow_schema
 from trajkit.select import select
 
 Bag = Counter[tuple[tuple[str, Any], ...]]
@@ -54,11 +60,12 @@ def test_nothing_depends_on_row_order_file_split_or_threads(world: World, params
 
 @given(worlds(), params)
 def test_every_example_is_allowed(world: World, params: dict[str, Any]) -> None:
+    oracle = Oracle(world, params)
     found = bags(world, METHODS, params)
     for name in METHODS:
         for row in rows(found[name]):
             chosen = world.by_id[row["trajectory_id"]]
-            assert chosen.split in (None, "train"), f"{name} took held-out data"
+            assert oracle.train(chosen.id), f"{name} took held-out data"
             assert chosen.role in ("expert", "policy"), f"{name} took a {chosen.role}'s"
             assert chosen.ended not in ("error", "drift"), f"{name} took a broken trajectory"
             assert chosen.task == row["task_id"]
@@ -67,6 +74,8 @@ def test_every_example_is_allowed(world: World, params: dict[str, Any]) -> None:
     examples = rows(found["eef"])
     per_task = Counter(row["task_id"] for row in examples if row["kind"] == "initial")
     per_expert = Counter(row["expert_id"] for row in examples if row["kind"] == "recovery")
+    recovered = [tuple(oracle.path(r["expert_id"])[: r["from_step"]]) for r in examples if r["kind"] == "recovery"]
+    assert len(recovered) == len(set(recovered)), "a state that experts share gave two examples"
     assert max([*per_task.values(), *per_expert.values()], default=1) == 1
     assert {row["kind"] for row in rows(found["nat"])} <= {"positive", "negative"}
     for name in METHODS[1:]:
@@ -84,7 +93,7 @@ def test_every_pair_is_allowed(world: World, params: dict[str, Any]) -> None:
             end = row["end_step"]
             for side in ("chosen", "rejected"):
                 taken = world.by_id[row[f"{side}_id"]]
-                assert taken.split in (None, "train"), f"{name} took held-out data"
+                assert oracle.train(taken.id), f"{name} took held-out data"
                 assert taken.role in ("expert", "policy"), f"{name} took a {taken.role}'s"
                 assert taken.ended not in ("error", "drift"), f"{name} took a broken trajectory"
                 assert taken.task == row["task_id"]
@@ -96,6 +105,8 @@ def test_every_pair_is_allowed(world: World, params: dict[str, Any]) -> None:
             assert (name == "self_play") <= (row["level"] == "trajectory")
             assert name == "eef_pairs" or row["chosen_reward"] > row["rejected_reward"], name
             assert oracle.share_state(row["chosen_id"], row["rejected_id"], row["from_step"]), name
+            said = [oracle.actions(row[f"{side}_id"])[row["from_step"] : end] for side in ("chosen", "rejected")]
+            assert name == "eef_pairs" or said[0] != said[1], f"{name} has a pair of the same words"
     pairs = {(row["level"], frozenset((row["chosen_id"], row["rejected_id"]))) for row in rows(found["eto_mixture"])}
     assert len(pairs) == found["eto_mixture"].total(), "both ways round"
     assert found["eto_mixture"] == found["eto"] + found["eto_step"]
@@ -112,7 +123,7 @@ def test_ipr_has_etos_rows_and_step_pairs_the_fewer_the_higher_tau_is(world: Wor
 @given(worlds(), params)
 def test_self_play_needs_no_expert(world: World, params: dict[str, Any]) -> None:
     """With every expert's trajectory made a scorer's, so that its branches stay."""
-    others = World(tuple(replace(t, role="scorer") if t.role == "expert" else t for t in world.trajs))
+    others = replace(world, trajs=tuple(replace(t, role="scorer") if t.role == "expert" else t for t in world.trajs))
     found = bags(others, PAIR_METHODS, params)
     assert found["self_play"] == bags(world, ("self_play",), params)["self_play"]
     assert [name for name in PAIR_METHODS if found[name]] in ([], ["self_play"])
@@ -128,7 +139,8 @@ def test_other_names_change_nothing_but_names(world: World, params: dict[str, An
         (free, dict(zip(ids, rng.sample(ids, len(ids)), strict=True))),
         (ranked, {i: "_" + i for i in ids}),
     ):
-        renamed = World(tuple(replace(t, id=new[t.id], parent=t.parent and new[t.parent]) for t in world.trajs))
+        trajs = tuple(replace(t, id=new[t.id], parent=t.parent and new[t.parent]) for t in world.trajs)
+        renamed = replace(world, trajs=trajs)
         after = bags(renamed, names, params)
         for name in names:
             wanted = [
@@ -161,7 +173,7 @@ def test_a_worse_solution_changes_nothing(world: World, which: int) -> None:
 def test_a_better_solution_changes_only_its_own_task(world: World, which: int) -> None:
     """One action from s_0 in a later iteration: nothing is better."""
     now = pinned(world)
-    tasks = sorted({t.task for t in world.trajs})
+    tasks = sorted({t.task for t in world.trajs if Oracle(world).train(t.id)})
     assume(tasks)
     task = tasks[which % len(tasks)]
     better = policy("better", "U", task=task, iteration=9, reward=99.0, success=True)
@@ -179,23 +191,39 @@ def test_a_better_solution_changes_only_its_own_task(world: World, which: int) -
 def test_what_no_rule_may_use_may_as_well_not_be_there(world: World, params: dict[str, Any]) -> None:
     """What is no outcome, held out, or a scorer's; but not what others branch from."""
     unscored = tuple(name for name in PAIR_METHODS if name != "ipr")
-    without = without_idle(world, _unused)
+    oracle = Oracle(world)
+    without = without_idle(world, lambda t: _unused(t) or not oracle.train(t.id))
     assume(without != world)
     before = bags(world, (*METHODS, *PAIR_METHODS, "step_rewards"), params)
     after = bags(without, (*METHODS, *unscored), params)
     assert {name: before[name] for name in after} == after
     # A scorer's rollout counts where a step's reward is asked for, but not if it is held out or broken.
     scored = without_idle(
-        world, lambda t: _unused(t) and (t.role != "scorer" or t.split not in (None, "train") or _broken(t))
+        world, lambda t: not oracle.train(t.id) or (_unused(t) and (t.role != "scorer" or _broken(t)))
     )
     after = bags(scored, ("ipr", "step_rewards"), params)
     assert {name: before[name] for name in after} == after
 
 
 def without_idle(world: World, unused: Callable[[Traj], bool]) -> World:
-    """The world without what is unused and no parent of another, as long as there is such."""
-    while idle := [t.id for t in world.trajs if unused(t) and t.id not in {other.parent for other in world.trajs}]:
-        world = world.without(*idle)
+    """The world without what is unused and no parent of another, as long as there is such, and as long as the tasks
+    that are left have the same split and environment as before: a trajectory speaks for others of its task."""
+
+    def task_worlds(world: World) -> dict[str, Row]:
+        return {row["task_id"]: row for row in Oracle(world).task_worlds()}
+
+    before, kept = task_worlds(world), set()
+    while idle := [
+        t.id
+        for t in world.trajs
+        if unused(t) and t.id not in kept and t.id not in {other.parent for other in world.trajs}
+    ]:
+        less = world.without(idle[0])
+        after = task_worlds(less)
+        if all(after[task] == before[task] for task in after):
+            world = less
+        else:
+            kept.add(idle[0])
     return world
 
 
@@ -206,7 +234,7 @@ def _broken(t: Traj) -> bool:
 def _unused(t: Traj) -> bool:
     """An expert's trajectory without a verdict is used: its states are simulated, and sft_all takes it."""
     no_verdict = t.reward is None and t.success is None
-    return _broken(t) or (no_verdict and t.role != "expert") or t.role == "scorer" or t.split not in (None, "train")
+    return _broken(t) or (no_verdict and t.role != "expert") or t.role == "scorer"
 
 
 # --- what select writes ---
@@ -242,7 +270,7 @@ def expected(oracle: Oracle, method: str) -> list[Row]:
             {
                 **{name: value for name, value in row.items() if name != "suffix"},
                 "method": method,
-                "env": own["env"],
+                "env": oracle.env(id),
                 "n_steps": oracle.n_actions(id),
                 "n_trained_steps": len(trained),
                 "n_expert_steps": sum(oracle.t[message["trajectory_id"]]["role"] == "expert" for message in trained),
@@ -311,14 +339,52 @@ def test_select_on_figure_1() -> None:
         assert what in said, f"the footer does not say {what}: {said}"
 
 
-def test_the_fingerprint_is_the_inputs() -> None:
+def fingerprint(world: World, layout: int = 0) -> list[str]:
+    return [value for key, value in selected(world, "eef", layout=layout)[1].items() if "fingerprint" in key]
+
+
+@pytest.mark.parametrize("layout", [1, 7, 12])
+def test_the_fingerprint_is_the_inputs(layout: int) -> None:
     """It stays with the same rows in other files, and changes with any of them."""
-
-    def fingerprint(world: World, layout: int = 0) -> list[str]:
-        return [value for key, value in selected(world, "eef", layout=layout)[1].items() if "fingerprint" in key]
-
-    assert fingerprint(FIGURE_1) == fingerprint(FIGURE_1, layout=7)
+    assert fingerprint(FIGURE_1) == fingerprint(FIGURE_1, layout=layout)
     assert fingerprint(FIGURE_1) != fingerprint(FIGURE_1.plus(policy("more", "a")))
+
+
+def read_by_rules(table: str) -> list[str]:
+    """The columns of a table that any rule (a table, plan, method or step of select) names."""
+    kinds = {"tables", "plan", *METHOD_KINDS, "select"}
+    said = " ".join(code(r.sql) for r in rules().values() if r.kind in kinds and r.name != "input_fingerprint")
+    return [field.name for field in TABLES[table] if re.search(rf"\b{field.name}\b", said)]
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table in ("trajectories", "tasks") for column in read_by_rules(table)]
+)
+def test_the_fingerprint_changes_with_every_column_that_a_rule_reads(tmp_path: Path, table: str, column: str) -> None:
+    """Whatever the schema has: each column of one row is made another value, and null where it may be that."""
+    kind, required = next((field.type, field.required) for field in TABLES[table] if field.name == column)
+    values: dict[str, tuple[Any, Any]] = {
+        "VARCHAR": ("one", "other"), "INTEGER": (3, 4), "BIGINT": (3, 4), "BOOLEAN": (True, False),
+        "DOUBLE": (0.5, 0.5 + 2**-53), "TIMESTAMP": (datetime(2026, 1, 1), datetime(2026, 1, 2)),
+    }  # fmt: skip
+    row = {"trajectory_id": "id", "task_id": "task", "role": "policy", "branch_step": 2, "n_steps": 2}
+    if table == "tasks":
+        row = {"task_id": "task"}
+
+    def digest(value: Any) -> Any:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        for name, rows in (("trajectories", [_PLAIN]), (table, [row | {column: value}])):
+            typed = pa.schema([arrow_schema(name).field(key) for key in rows[0]])
+            pq.write_table(pa.Table.from_pylist(rows, typed), folder / f"{name}-{len(list(folder.iterdir()))}.parquet")
+        with Runs(folder) as runs:
+            return runs.rows(runs.compose(rules()["input_fingerprint"].sql))[0]["fingerprint"]
+
+    digests = [digest(value) for value in (*values[kind], *[None] * (not required))]
+    assert None not in digests and len(set(digests)) == len(digests)
+
+
+# A trajectory of another task, so that there is always one.
+_PLAIN = {"trajectory_id": "plain", "task_id": "plain", "role": "expert", "branch_step": 0, "n_steps": 1}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -15,7 +15,7 @@ from hypothesis import given, target
 from hypothesis import strategies as st
 from oracle import PAIR_METHODS, RELATIONS, Oracle, mark
 from test_invariants import TEXT, selected
-from test_rules import ask
+from test_rules import ask, relations
 from worlds import (
     CANNED,
     EXAMPLE,
@@ -82,7 +82,7 @@ def test_a_null_reward_is_no_zero() -> None:
     unknown = (policy("p", "b", reward=None), policy("q", "b", reward=None, parent="e", at=1))
     for method in (*FROM_START, "eto_step", "eef_pairs"):
         assert pairs(World((WON, *unknown)), method) == [], method
-    no_reward = World((expert("e", "aaa", reward=None), policy("p", "b", reward=1.0), policy("q", "b")))
+    no_reward = World((expert("e", "aaa", reward=None), policy("p", "b", reward=1.0), policy("q", "bb")))
     assert pairs(no_reward, "eto") == []
     assert pairs(no_reward, "self_play") == [("p", "q", 0, None)]
 
@@ -115,16 +115,61 @@ def test_what_broke_is_no_negative(ended: str) -> None:
 
 
 def test_held_out_and_scorers_are_in_no_pair() -> None:
-    others = (policy("p", "b", split="test"), scorer("s", "e", 0, 0.0), scorer("s1", "e", 1, 0.0))
+    held_out = (policy("p", "b", task="w", split="test"), expert("x", "aa", task="w", reward=1.0))
+    others = (*held_out, scorer("s", "e", 0, 0.0), scorer("s1", "e", 1, 0.0))
     for method in (*FROM_START, "eto_step", "eef_pairs"):
         assert pairs(World((WON, *others)), method) == [], method
 
 
 def test_two_rollouts_of_one_task_give_two_pairs() -> None:
     """The last file does not win, and neither the best nor the worst rollout."""
-    world = World((WON, policy("p", "b"), policy("q", "b"), policy("r", "b", reward=0.5)))
+    world = World((WON, policy("p", "b"), policy("q", "b"), policy("r", "bb", reward=0.5)))
     assert pairs(world, "eto") == [("e", "p", 0, None), ("e", "q", 0, None), ("e", "r", 0, None)]
     assert pairs(world, "self_play") == [("r", "p", 0, None), ("r", "q", 0, None)]
+
+
+SAME_WORDS = World(
+    (
+        expert("e", "aT", reward=1.0),
+        policy("same", "aT"),
+        policy("other", "ab"),
+        policy("thinks", "rT"),
+        policy("same and lucky", "ab", reward=0.5),
+        policy("branch", "T", parent="e", at=1),
+    )
+)
+
+
+def test_two_sides_of_the_same_words_are_no_pair() -> None:
+    """A random environment, or a server's new ids of the calls: nothing in the words could be preferred."""
+    assert pairs(SAME_WORDS, "eto") == [("e", id, 0, None) for id in ("other", "same and lucky", "thinks")]
+    assert pairs(SAME_WORDS, "self_play") == [("same and lucky", id, 0, None) for id in ("same", "thinks")]
+    assert ("e", "branch", 1, 2) not in pairs(SAME_WORDS, "eto_step")
+    why = relations(SAME_WORDS, ["why_eto", "why_self_play"])
+    [told] = [row["reason"] for row in why["why_eto"] if row["trajectory_id"] == "same"]
+    assert told == "its actions are the expert's, only the reward is another: 0"
+    reasons = [row["reason"] for row in why["why_self_play"] if row["trajectory_id"] == "other"]
+    [told] = [reason for reason in reasons if "only" in reason]
+    assert told == "the same actions as same and lucky, only the reward is another: 0 < 0.5"
+
+
+def test_ipr_pairs_no_two_sides_that_begin_with_one_action() -> None:
+    """The scorer's few rollouts may say two things of one action; to prefer it to itself is noise."""
+    world = World(
+        (
+            WON,
+            policy("repeats", "ab", parent="e", at=1),
+            policy("differs", "bb", parent="e", at=1),
+            scorer("s", "e", 1, 1.0),
+            scorer("s1", "repeats", 1, 0.0),
+            scorer("s2", "differs", 1, 0.0),
+        )
+    )
+    assert pairs(world, "ipr") == [("e", "differs", 1, None)]
+    why = relations(world, ["why_ipr"])["why_ipr"]
+    assert [row["reason"] for row in why if row["trajectory_id"] == "repeats" and row["kind"] == "step"] == [
+        "its action from s_1 is the expert's"
+    ]
 
 
 def test_an_expert_that_lost_is_rejected() -> None:
@@ -458,7 +503,7 @@ def expected_pairs(oracle: Oracle, method: str) -> list[Row]:
             {
                 **row,
                 "method": method,
-                "env": chosen["env"],
+                "env": oracle.env(row["chosen_id"]),
                 "tools": chosen["tools"],
                 "n_chosen_steps": sum(mark(m) > 0 for m in better),
                 "n_rejected_steps": sum(mark(m) > 0 for m in worse),
@@ -487,7 +532,8 @@ def expected_values(oracle: Oracle) -> list[Row]:
             continue
         found.append(
             {
-                **{key: own[key] for key in ("trajectory_id", "task_id", "env", "reward", "tools")},
+                **{key: own[key] for key in ("trajectory_id", "task_id", "reward", "tools")},
+                "env": oracle.env(id),
                 "method": "step_rewards",
                 "n_steps": oracle.n_actions(id),
                 "n_values": n_values,
@@ -713,7 +759,7 @@ OWN_WORLD = World(
         expert("e", "aaa", reward=1.0),
         expert("f", "aaa", reward=1.0),
         expert("elsewhere", "aaa", task="u"),
-        expert("held out", "aaa", split="test"),
+        expert("held out", "aaa", task="w", split="test"),
         expert("broken", "aaa", ended="error"),
         policy("p", "b"),
         policy("q", "bb", parent="e", at=1),

@@ -49,6 +49,17 @@ def test_initial_plans_every_train_task_once(runs: Path) -> None:
     assert planned(runs, "--plan", "initial") == [(task, "", 0, 0) for task in ("broken", "listed", "t")]
 
 
+def test_a_task_of_two_splits_is_in_no_plan_and_is_named(runs: Path) -> None:
+    write_table(
+        [{"task_id": "t", "env": None, "split": "test", "meta": None}], "tasks", runs / "later" / "tasks.parquet"
+    )
+    result = trajkit("plan", "--runs", runs, "--format", "csv", "--plan", "initial", "--plan", "every_step")
+    assert (result.code, result.out.splitlines()[1:]) == (0, ["broken,,0,0,policy", "listed,,0,0,policy"])
+    assert result.err.splitlines()[1:] == [
+        "1 tasks left out, for two splits or two envs are said of them in the files (`trajkit validate` says where): t"
+    ]
+
+
 def test_skip_length_plans_m_states_below_the_end(runs: Path) -> None:
     steps = {1: [3], 2: [2, 4], 3: [1, 2, 3], 5: [1, 2, 3, 4, 5], 9: [1, 2, 3, 4, 5, 6]}
     for m, wanted in steps.items():

@@ -100,7 +100,11 @@ def asked(world: World, name: str, **params: Any) -> list[tuple[str, int]]:
 def test_every_own_action_of_an_expert_but_the_last_is_scored() -> None:
     world = World((expert("e", "aaaa"), expert("f", "bb", parent="e", at=2), expert("short", "a"), expert("none", "")))
     assert asked(world, "score_expert") == [("e", 1), ("e", 2), ("e", 3), ("f", 3)]
-    broken = (expert("x", "aaa", ended="error"), expert("y", "aaa", ended="drift"), expert("z", "aaa", split="test"))
+    broken = (
+        expert("x", "aaa", ended="error"),
+        expert("y", "aaa", ended="drift"),
+        expert("z", "aaa", task="u", split="test"),
+    )
     assert asked(World(broken), "score_expert") == []
 
 
@@ -132,7 +136,7 @@ def test_a_scorers_rollouts_are_done_for_every_iteration() -> None:
         return sorted((row["parent_id"], row["branch_step"], row["sample"], row["role"]) for row in rows)
 
     def scorer(id: str, at: int, **given: Any) -> Traj:
-        return Traj(id, "scorer", "a", parent="e", at=at, **{"reward": 0.0, "actor": "sft", "iteration": 1, **given})
+        return Traj(id, "scorer", "a", at=at, **{"parent": "e", "reward": 0.0, "actor": "sft", "iteration": 1, **given})
 
     world = World(
         (
@@ -142,7 +146,8 @@ def test_a_scorers_rollouts_are_done_for_every_iteration() -> None:
             scorer("s2", 2, iteration=2, sample=1),
             scorer("s3", 3, ended="error"),
             scorer("s4", 4, ended="drift", iteration=None),
-            scorer("s5", 5, split="test"),
+            expert("held out", "aaaaaaa", task="u", split="test"),
+            scorer("s5", 5, task="u", parent="held out"),
             scorer("s6", 6, actor=None),
         )
     )

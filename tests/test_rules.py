@@ -88,7 +88,9 @@ FIGURE_1 = World(
 
 
 def test_figure_1_recovers_at_2l() -> None:
-    assert ask(FIGURE_1, "first_recovery_state") == [{"expert_id": "e", "task_id": "t", "step": 4, "previous_step": 2}]
+    assert ask(FIGURE_1, "first_recovery_state") == [
+        {"expert_id": "e", "task_id": "t", "step": 4, "previous_step": 2, "owner_id": "e"}
+    ]
 
 
 def test_figure_1_is_simulated_at_l_2l_3l() -> None:
@@ -140,7 +142,7 @@ def test_experts_in_error_or_drift_or_held_out_are_not_simulated() -> None:
         (
             expert("x", "aaa", ended="error"),
             expert("y", "aaa", ended="drift", reward=1.0),
-            expert("z", "aaa", split="test"),
+            expert("z", "aaa", task="held out", split="test"),
             expert("unknown", "aaa", reward=None),
         )
     )
@@ -247,7 +249,7 @@ def test_the_current_iteration_is_the_last_with_an_outcome_in_train() -> None:
             expert("e", "a", iteration=9),
             policy("p", "a", iteration=2),
             policy("broken", "a", iteration=5, ended="error"),
-            policy("held out", "a", iteration=7, split="test"),
+            policy("held out", "a", iteration=7, task="u", split="test"),
             Traj("s", "scorer", "a", reward=1.0, iteration=8),
         )
     )
@@ -262,6 +264,85 @@ def test_solved_rate() -> None:
     )
     assert ask(world, "first_recovery_state", solved_rate=1 / 3) == []
     assert [row["step"] for row in ask(world, "first_recovery_state")] == [2]
+
+
+# e and f share their first three actions, from whose end, s_3, the policy starts to fail; d shares but two.
+SHARED_STATE = World(
+    (
+        expert("f", "aaaa"),
+        expert("e", "bb", parent="f", at=3),
+        expert("d", "bb", parent="f", at=2),
+        policy("p0", "b", reward=1.0),
+        policy("p3", "b", parent="f", at=3),
+        policy("solves", "bb", parent="e", at=4, reward=1.0),
+        policy("solves too", "ab", parent="f", at=3, reward=1.0, iteration=0),
+        policy("d3", "b", parent="d", at=3),
+    )
+)
+
+
+def test_a_recovery_state_that_experts_share_is_one() -> None:
+    assert ask(SHARED_STATE, "first_recovery_state") == [
+        {"expert_id": "e", "task_id": "t", "step": 3, "previous_step": 0, "owner_id": "f"},
+        {"expert_id": "d", "task_id": "t", "step": 3, "previous_step": 0, "owner_id": "d"},
+    ]
+    assert {(r["expert_id"], r["first_expert_id"]) for r in ask(SHARED_STATE, "expert_recovery_states")} == {
+        ("d", "d"), ("e", "e"), ("f", "e"),
+    }  # fmt: skip
+    recovered = [row for row in ask(SHARED_STATE, "eef") if row["kind"] == "recovery"]
+    assert [(row["expert_id"], row["trajectory_id"], row["from_step"]) for row in recovered] == [("e", "solves too", 3)]
+
+
+# --- a task's split and environment ---
+
+
+def said(*worlds: tuple[str | None, str | None]) -> tuple[Row, ...]:
+    """Rows of the table tasks, as several files have them: (env, split) of the task t."""
+    return tuple({"task_id": "t", "env": env, "split": split, "meta": None} for env, split in worlds)
+
+
+@pytest.mark.parametrize(
+    ("splits", "tasks", "split"),
+    [
+        ((None,), (None,), "train"),
+        ((None,), ("test",), "test"),  # tasks decides where trajectories do not say
+        ((None,), (None, "test"), "test"),
+        ((None,), (None, "train"), "train"),
+        (("train", None), (None,), "train"),
+        (("test", None), (), "test"),  # one trajectory speaks for the others
+        (("test", None), ("test",), "test"),
+        (("train", "test"), (), None),
+        (("train",), ("test",), None),
+        ((None,), ("train", "test"), None),  # tasks alone, in two files
+        ((None,), ("train", None, "dev"), None),
+    ],
+)
+@pytest.mark.parametrize("layout", [0, 3])
+def test_a_task_has_one_split(
+    splits: tuple[str | None, ...], tasks: tuple[str | None, ...], split: str | None, layout: int
+) -> None:
+    trajs = tuple(expert(f"e{n}", "aa", split=one, reward=1.0) for n, one in enumerate(splits))
+    world = World(trajs, said(*((None, one) for one in tasks)))
+    ask(world, "outcomes")
+    found = relations(world, ["outcomes", "initial", "sft_all", "general_reasons"], layout=layout)
+    assert {row["split"] for row in found["outcomes"]} == {split}
+    assert {name: len(found[name]) for name in ("initial", "sft_all")} == {
+        "initial": split == "train", "sft_all": len(splits) * (split == "train"),
+    }  # fmt: skip
+    if split is None:
+        assert {row["reason"] for row in found["general_reasons"]} == {"its task has two splits"}
+
+
+def test_a_task_has_one_env_and_trajectories_take_it_from_each_other() -> None:
+    one = World((expert("e", "a", env="shop", reward=1.0), policy("p", "b")), said((None, None), ("shop", "train")))
+    assert {row["env"] for row in ask(one, "outcomes")} == {"shop"}
+    assert len(ask(one, "eto")) == 1
+    two = World((expert("e", "a", env="shop", reward=1.0), policy("p", "b", env="barn")))
+    assert {(row["split"], row["task_problem"]) for row in ask(two, "outcomes")} == {(None, "its task has two envs")}
+    names = [*METHODS, *PAIR_METHODS, "step_rewards", "initial", "every_step", "skip_length"]
+    assert relations(two, names) == {name: [] for name in names}
+    by_tasks = World((expert("e", "a", env="shop", reward=1.0),), said(("barn", None)))
+    assert ask(by_tasks, "sft_pos") == []
 
 
 def test_an_expert_that_solved_itself_recovers_too() -> None:

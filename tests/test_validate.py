@@ -168,6 +168,55 @@ def test_a_mistake_is_found_named_and_counted(tmp_path: Path, name: str) -> None
         assert line[3].startswith(want[3])
 
 
+def test_a_task_of_two_worlds_is_found_wherever_it_is_said(tmp_path: Path) -> None:
+    """Two trajectories, a trajectory and tasks, tasks alone; and select leaves them out, counts and names them."""
+    write_run(
+        tmp_path,
+        pair("e", "sound", split="train", env="shop"),
+        pair("n", "sound"),
+        pair("a", "two", split="train", env="shop"),
+        pair("b", "two", split="test", env="barn"),
+        pair("c", "mixed", split="train"),
+        pair("d", "listed"),
+        *(pair(f"x{n}", f"x{n}", split="train") for n in range(10)),
+    )
+    for n, split in enumerate(("train", "test")):
+        tasks = [{"task_id": "listed", "env": None, "split": split, "meta": None}]
+        tasks += [{"task_id": "mixed", "env": "shop", "split": "dev", "meta": None}] * n
+        tasks += [{"task_id": f"x{k}", "env": None, "split": "test", "meta": None} for k in range(10)] * n
+        write_table(tasks, "tasks", tmp_path / f"{n}" / "tasks.parquet")
+    lines = [line for line in found(tmp_path) if not line[3].startswith("the task x")]
+    assert {line[0] for line in lines} == {"task_conflicts"}
+    both = "0/tasks.parquet (row 0) and 1/tasks.parquet (row 0)"
+    assert sorted(line[1:] for line in lines) == [
+        [both, "", "the task listed has two splits: test in tasks, train elsewhere"],
+        [both, "", "the task listed has two splits: train in tasks, test elsewhere"],
+        ["1/tasks.parquet (row 1)", "", "the task mixed has two splits: dev in tasks, train elsewhere"],
+        ["a/trajectories.parquet (row 2)", "a", "the task two has two envs: shop here, barn elsewhere"],
+        ["a/trajectories.parquet (row 2)", "a", "the task two has two splits: train here, test elsewhere"],
+        ["a/trajectories.parquet (row 3)", "b", "the task two has two envs: barn here, shop elsewhere"],
+        ["a/trajectories.parquet (row 3)", "b", "the task two has two splits: test here, train elsewhere"],
+        ["a/trajectories.parquet (row 4)", "c", "the task mixed has two splits: train here, dev elsewhere"],
+    ]
+    told = trajkit("select", "--input", tmp_path, "--method", "sft_all", "--dry-run").err.splitlines()
+    assert "2 examples" in told and "         14   its task has two splits" in told
+    assert told[-1] == (
+        "13 tasks left out, for two splits or two envs are said of them in the files (`trajkit validate` says where): "
+        "listed, mixed, two, x0, x1, x2, x3, x4, x5, x6 and 3 more"
+    )
+
+
+def test_copies_of_a_trajectory_may_say_less_of_its_task_but_nothing_else(tmp_path: Path) -> None:
+    write_run(tmp_path / "1", pair("e"))
+    write_run(tmp_path / "2", pair("e", split="train", env="shop"))
+    assert found(tmp_path) == []
+    write_run(tmp_path / "3", pair("e", split="test"))
+    assert {(line[0], line[3]) for line in found(tmp_path)} == {
+        ("task_conflicts", f"the task t has two splits: {one} here, {other} elsewhere")
+        for one, other in (("train", "test"), ("test", "train"))
+    }
+
+
 def test_what_is_no_mistake(tmp_path: Path) -> None:
     """A parent in a later file, a branch of a branch, context, tool calls without text, no outcome, an odd split."""
     rows = talk("x")

@@ -267,17 +267,20 @@ def worlds(draw: Callable[[st.SearchStrategy[Any]], Any], max_tasks: int = 3) ->
     world = World()
     tasks: list[Row] = []
     usual = draw(st.integers(0, 3))  # most rollouts are of one iteration, or few states would have two
-    mixed_splits = draw(st.integers(0, 4)) == 4
+    mixed_splits, mixed_envs = draw(st.integers(0, 4)) == 4, draw(st.integers(0, 9)) == 9  # tasks in conflict
     for number in range(draw(st.integers(1, max_tasks))):
         task = draw(st.sampled_from(("t", "T", "ü", "\U0001d54f"))) + str(number)
-        split = draw(st.sampled_from((None, "train", None, None, "test", None, "dev")))
+        split = draw(st.sampled_from((None, "train", None, "train", "test", None, "dev")))
+        listed = draw(st.integers(0, 2))  # rows of the table tasks, each in some file
+        says = draw(st.sampled_from(("all", "some", "tasks")))  # who says the split
         mine: list[str] = []
 
-        def split_of_one(parent: str | None, at: int) -> str | None:
-            if parent and at:  # a branch is of its parent's split
-                return world.by_id[parent].split  # noqa: B023
-            one = split if split not in (None, "train") else draw(st.sampled_from((None, "train")))  # noqa: B023
-            return draw(st.sampled_from((one, one, "test"))) if mixed_splits else one
+        def split_of_one() -> str | None:
+            one = draw(st.sampled_from({"all": (split,), "some": (split, None), "tasks": (None,)}[says]))  # noqa: B023
+            return draw(st.sampled_from((one, one, one, "test"))) if mixed_splits else one
+
+        def env_of_one() -> str | None:
+            return draw(st.sampled_from((None, "shop", "shop", *(["barn"] * mixed_envs))))
 
         for _ in range(draw(st.integers(0, 6))):
             id = unused.pop(draw(st.integers(0, len(unused) - 1)))
@@ -299,9 +302,9 @@ def worlds(draw: Callable[[st.SearchStrategy[Any]], Any], max_tasks: int = 3) ->
             spec = Traj(
                 id, role, actions, task, parent, at, iteration,
                 sample=draw(st.sampled_from((0, 0, 1, 2, None))),
-                split=split_of_one(parent, at),
+                split=split_of_one(),
                 actor=draw(st.sampled_from((None, "gpt-4"))),
-                env=draw(st.sampled_from((None, "shop"))),
+                env=env_of_one(),
                 style=draw(st.integers(0, 2**8 - 1)),
                 **draw(st.sampled_from(ends)),
             )  # fmt: skip
@@ -315,7 +318,7 @@ def worlds(draw: Callable[[st.SearchStrategy[Any]], Any], max_tasks: int = 3) ->
                     id = unused.pop(draw(st.integers(0, len(unused) - 1)))
                     actions = draw(st.sampled_from(ACTION_SEQUENCES))
                     outcome = draw(st.sampled_from(ends))
-                    split_there = split_of_one(explored, at)
+                    split_there = split_of_one()
                     spec = Traj(id, "policy", actions, task, explored, at, usual, split=split_there, **outcome)
                     world = world.plus(spec)
             # Once more from a few states, scored as IPR does: after the rollout's action and after the expert's own.
@@ -324,15 +327,17 @@ def worlds(draw: Callable[[st.SearchStrategy[Any]], Any], max_tasks: int = 3) ->
                 at = draw(st.integers(0, world.length(explored) - 1))
                 actions = draw(st.sampled_from(("ab", "bb", "ba", "b", "aab")))
                 outcome = draw(st.sampled_from(draw(st.sampled_from((FAILED, FAILED, SOLVED)))))
-                split_there = split_of_one(explored, at)
+                split_there = split_of_one()
                 world = world.plus(Traj(id, "policy", actions, task, explored, at, usual, split=split_there, **outcome))
                 for parent in (explored, id):
                     world = draw(_scored(world, parent, at + 1))
         acted = [t.id for t in world.trajs if t.task == task and t.role != "scorer" and world.length(t.id)]
         for parent in draw(st.lists(st.sampled_from(acted), max_size=3)) if acted else ():
             world = draw(_scored(world, parent, draw(st.integers(1, world.length(parent)))))
-        if draw(st.booleans()):
-            tasks.append({"task_id": task, "env": None, "split": split, "meta": None})
+        tasks += [
+            {"task_id": task, "env": env_of_one(), "split": split if n == 0 else split_of_one(), "meta": None}
+            for n in range(listed)
+        ]
     if draw(st.booleans()):
         split = draw(st.sampled_from((None, "test")))
         tasks.append({"task_id": "only listed", "env": "shop", "split": split, "meta": "{}"})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from train.results import Arms, over_seeds, paired, plot, write_csv
+from train.results import Arms, judged_by, over_seeds, paired, plot, write_csv
 from train.study import read, slug
 from trajkit.cli import Command
 from trajkit.cli import run as run_command
@@ -39,8 +39,8 @@ SELECT
     json_extract_string(t.meta, '$.needs') AS needs,
     count(DISTINCT t.task_id) AS tasks,
     count(DISTINCT CASE WHEN o.solved AND coalesce(o.iteration, 0) <= 1 THEN t.task_id END) AS solved
-FROM tasks AS t LEFT JOIN outcomes AS o USING (task_id)
-WHERE t.split = 'train'
+FROM tasks AS t JOIN task_worlds AS w USING (task_id) LEFT JOIN outcomes AS o USING (task_id)
+WHERE w.problem IS NULL AND coalesce(w.split, 'train') = 'train'
 GROUP BY ALL
 """
 
@@ -95,7 +95,7 @@ def covered_table(runs: Arms) -> str:
             continue
         found = []
         for run in [given] if isinstance(given, Path) else given:
-            with Runs(run / "runs") as opened:
+            with Runs(run / "runs", judged_by(run)) as opened:
                 found.append({row["needs"]: row for row in opened.rows(COVERED)})
         cells = [
             f"{sum(one[needs]['solved'] for one in found) / len(found):.0f} of {found[0][needs]['tasks']}"

@@ -88,11 +88,12 @@ def results(run: Path) -> list[Row]:
     folder = run / "runs"
     if not folder.is_dir():
         raise UsageError(f"{run}: there is no folder runs/ in it. A RUN is a folder that train.loop wrote.")
-    with Runs(folder) as runs:
+    judged = judged_by(run)
+    with Runs(folder, judged) as runs:
         rates = _by_k(run, runs.rows("SELECT * FROM win_rate WHERE split = 'test' AND role = 'policy' ORDER BY ALL"))
         skills = {}
         for name, pattern in skills_of(run).items():
-            query = compose("SELECT * FROM skill", {"params": params_sql({"action_pattern": pattern})})
+            query = compose("SELECT * FROM skill", {"params": params_sql(judged | {"action_pattern": pattern})})
             rows = [row for row in runs.rows(query) if row["split"] == "test" and row["role"] == "policy"]
             skills[name] = _by_k(run, rows)
         coverage = runs.rows("SELECT * FROM coverage ORDER BY iteration")
@@ -149,6 +150,13 @@ def skills_of(run: Path) -> dict[str, str]:
     path = run / "settings.json"
     skills = json.loads(path.read_text())["loop"]["skills"] if path.exists() else SKILLS
     return {clean(name): pattern for name, pattern in skills.items()}
+
+
+def judged_by(run: Path) -> dict[str, Any]:
+    """The parameter that decides what is solved, where a run's settings give it (loop.select)."""
+    path = run / "settings.json"
+    given = json.loads(path.read_text())["loop"]["select"] if path.exists() else {}
+    return {name: value for name, value in given.items() if name == "success_reward"}
 
 
 def table(runs: Arms) -> Table:
@@ -256,7 +264,7 @@ def before_after(run: Path, task_id: str | None = None) -> RenderableType | None
     from rich.console import Group
 
     both = "|".join(f"({pattern})" for pattern in skills_of(run).values()) or "$^"
-    with Runs(run / "runs") as runs:
+    with Runs(run / "runs", judged_by(run)) as runs:
         found = runs.rows(_TURNED, [task_id, both])
         if not found:
             return None

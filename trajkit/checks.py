@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from trajkit.object_store import Location, let_read
 from trajkit.rules import Rule, closure, references, rules
 from trajkit.schema import TABLES
 from trajkit.store import parts
+from trajkit.terminal import clean
 
 if TYPE_CHECKING:
     from trajkit.engine import AnyRuns
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # The trajectories that rules look at: a mistake in any other row changes no answer.
 WITH_SCORER = "SELECT * FROM outcomes WHERE split = 'train' AND coalesce(ended, '') NOT IN ('error', 'drift')"
 RELEVANT = f"{WITH_SCORER} AND coalesce(role, '') != 'scorer'"
+CONFLICTS_NAMED = 10
 CHOSEN = """
 SELECT * FROM outcomes AS o SEMI JOIN (
     SELECT s.owner_id AS trajectory_id
@@ -62,7 +64,8 @@ def refuse_input(runs: AnyRuns, method: Rule) -> None:
 
 def refuse_chosen(runs: AnyRuns) -> None:
     """Raise BadData if a trajectory on a selected path has a mistake."""
-    names = [rule.name for rule in rules().values() if rule.kind == "checks" and rule.name != "stray_messages"]
+    elsewhere = ("stray_messages", "task_conflicts")  # they are no mistake of a chosen trajectory
+    names = [rule.name for rule in rules().values() if rule.kind == "checks" and rule.name not in elsewhere]
     _refuse(runs, names, CHOSEN)
 
 
@@ -72,6 +75,19 @@ def contradictions(runs: AnyRuns) -> int:
     [row] = runs.rows(f"SELECT count(*) AS n FROM ({runs.compose(rules()['contradictions'].sql)}) AS c")
     found: int = row["n"]
     return found
+
+
+def conflicts(runs: AnyRuns) -> list[str]:
+    """The tasks that no rule takes, for the files say two splits or two environments of them, in order."""
+    query = "SELECT task_id FROM task_worlds WHERE problem IS NOT NULL AND task_id IS NOT NULL ORDER BY task_id"
+    return [row["task_id"] for row in runs.rows(runs.compose(query))]
+
+
+def told_conflicts(tasks: Sequence[str], why: str = "two splits or two envs are said of them in the files") -> str:
+    """What people are told of them: ten by name, and what says where they lie."""
+    named = ", ".join(clean(task) for task in tasks[:CONFLICTS_NAMED])
+    more = f" and {len(tasks) - CONFLICTS_NAMED:,} more" if len(tasks) > CONFLICTS_NAMED else ""
+    return f"{len(tasks):,} tasks left out, for {why} (`trajkit validate` says where): {named}{more}"
 
 
 def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
@@ -85,9 +101,9 @@ def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
                 yield problem
     try:
         with Runs(path, without=unsound) as runs:
-            for name in ("outcomes", "path_segments"):
+            for name in ("task_worlds", "outcomes", "path_segments"):
                 runs.make(name, rules()[name].sql)
-            _lay_out(runs, "SELECT * FROM outcomes")
+            runs.view("checked", "SELECT * FROM outcomes")
             for kind in ("checks", "warnings"):
                 for rule in rules().values():
                     if rule.kind == kind:
@@ -103,7 +119,7 @@ def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
 
 
 def _refuse(runs: AnyRuns, names: Iterable[str], checked: str) -> None:
-    _lay_out(runs, checked)
+    runs.view("checked", checked)
     complaints = []
     for name in names:
         for first in _run(runs, rules()[name], limit=1):
@@ -119,13 +135,6 @@ def _refuse(runs: AnyRuns, names: Iterable[str], checked: str) -> None:
         )
 
 
-def _lay_out(runs: AnyRuns, checked: str) -> None:
-    """Make what the checks read beside the tables: `checked`, and the rows as they lie in the files."""
-    runs.view("checked", checked)
-    for table in ("trajectories", "messages"):
-        runs.view(f"all_{table}", runs.table_sql(table))
-
-
 def _run(runs: AnyRuns, rule: Rule, limit: int | None = None) -> Iterator[Problem]:
     found = runs.rows(f"{runs.compose(rule.sql)} ORDER BY ALL{f' LIMIT {limit}' if limit else ''}")
     if not found:
@@ -133,8 +142,11 @@ def _run(runs: AnyRuns, rule: Rule, limit: int | None = None) -> Iterator[Proble
     table = "messages" if "seq" in found[0] else "trajectories"
     keys = [(row["trajectory_id"], row.get("seq")) for row in found]
     places = runs.places(table, set(keys))
+    tasks = {(row["task_id"], None) for row in found if "task_id" in row and row["trajectory_id"] is None}
+    of_tasks = runs.places("tasks", tasks) if tasks else {}
     for row, key in zip(found, keys, strict=True):
-        where = places.get(key, str(runs.path))
+        at = of_tasks.get((row.get("task_id"), None)) if row["trajectory_id"] is None else None
+        where = at or places.get(key, str(runs.path))
         yield Problem(rule.name, row["trajectory_id"], row["problem"], where, rule.kind == "warnings")
 
 

@@ -332,16 +332,17 @@ class Runs:
         return query_bar(self.con, what)
 
     def places(self, table: str, keys: Collection[tuple[str | None, int | None]]) -> dict[Any, str]:
-        """Where rows of `trajectories` or `messages` lie, by (trajectory_id, seq): "file (row 3)", rows counted from 0.
+        """Where a table's rows lie, by (trajectory_id, seq), of tasks by (task_id, None): "file (row 3)", from 0 on.
 
-        The seq of a trajectory is None. A row that lies in several files has up to three places, joined by "and".
+        The seq of a trajectory is None too. A row that lies in several files has up to three places, joined by "and".
         """
         if not self.files[table]:
             return {}
         source = self._source(table, ", filename = true, file_row_number = true")
         seq = "CAST(seq AS INTEGER)" if table == "messages" else "CAST(NULL AS INTEGER)"
+        id = "task_id" if table == "tasks" else "trajectory_id"
         found = self.rows(
-            f"WITH lying AS (SELECT CAST(trajectory_id AS VARCHAR) AS trajectory_id, {seq} AS seq, filename, "
+            f"WITH lying AS (SELECT CAST({id} AS VARCHAR) AS trajectory_id, {seq} AS seq, filename, "
             f"file_row_number FROM {source}), sought AS (SELECT unnest(CAST($1 AS VARCHAR[])) AS trajectory_id, "
             "unnest(CAST($2 AS INTEGER[])) AS seq) "
             "SELECT s.trajectory_id, s.seq, array_to_string(list(l.filename || ' (row ' || l.file_row_number || ')' "
@@ -389,10 +390,11 @@ class Runs:
             yield from self._view_statements(name)
 
     def _table_statements(self, live: bool = False) -> Iterator[str]:
+        for table in TABLES:
+            yield f"CREATE OR REPLACE VIEW main.all_{table} AS {self.table_sql(table, live)}"
         yield (
             "CREATE OR REPLACE TABLE main.repeated AS "
-            f"SELECT trajectory_id FROM ({self.table_sql('trajectories', live)}) AS t "
-            "GROUP BY trajectory_id HAVING count(*) > 1"
+            "SELECT trajectory_id FROM main.all_trajectories GROUP BY trajectory_id HAVING count(*) > 1"
         )
         for table, fields in TABLES.items():
             yield f"CREATE OR REPLACE VIEW main.{table} AS {self._table(table, live)}"
@@ -476,17 +478,17 @@ class Runs:
         return typed_sql(table, source, types)
 
     def _table(self, table: str, live: bool) -> str:
-        """The rows of `table`, each once."""
-        sql = self.table_sql(table, live)
+        """The rows of `table`, each once, from those that lie in the files (the view all_<table>)."""
+        rows = f"main.all_{table}"
         if table == "tasks":
-            return f"SELECT DISTINCT ON (task_id) * FROM ({sql}) ORDER BY ALL"
+            return f"SELECT DISTINCT ON (task_id) * FROM {rows} ORDER BY ALL"
         if not live and not self.rows("SELECT 1 FROM repeated LIMIT 1"):
-            return sql
+            return f"SELECT * FROM {rows}"
         # A trajectory that lies in two files counts once. The check duplicate_ids finds those that differ.
         key = "trajectory_id" if table == "trajectories" else "trajectory_id, seq"
         return (
-            f"SELECT * FROM ({sql}) AS t ANTI JOIN repeated USING (trajectory_id) UNION ALL "
-            f"SELECT * FROM (SELECT DISTINCT ON ({key}) * FROM ({sql}) AS t SEMI JOIN repeated USING (trajectory_id) "
+            f"SELECT * FROM {rows} AS t ANTI JOIN repeated USING (trajectory_id) UNION ALL "
+            f"SELECT * FROM (SELECT DISTINCT ON ({key}) * FROM {rows} AS t SEMI JOIN repeated USING (trajectory_id) "
             "ORDER BY ALL)"
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,15 @@ class Explanation:
     verdicts: list[Row]
     states: list[Row]
     trajectories: dict[str, Row]
+
+    @cached_property
+    def sharing(self) -> dict[str, list[str]]:
+        """All experts whose state it is, by the expert_id that the recovery example names."""
+        found: dict[str, list[str]] = {}
+        for row in self.states:
+            if row["is_recovery"]:
+                found.setdefault(row["first_expert_id"], []).append(row["expert_id"])
+        return {first: sorted(experts) for first, experts in found.items()}
 
     @property
     def n_chosen(self) -> int:
@@ -106,10 +115,10 @@ def told(explained: Explanation) -> Iterator[RenderableType]:
     section = partial(_section, explained)
     for (_, title), rows in groupby(sorted(explained.verdicts, key=section), key=section):
         several = list(rows)
-        expert_id = several[0]["expert_id"]
-        if expert_id in unseen:
-            unseen.remove(expert_id)
-            yield from _recovery(explained, expert_id, short)
+        for expert_id in explained.sharing.get(several[0]["expert_id"], [several[0]["expert_id"]]):
+            if expert_id in unseen:
+                unseen.remove(expert_id)
+                yield from _recovery(explained, expert_id, short)
         yield cell("")
         yield cell(_with_short_ids(title, short), "bold")
         yield from _verdicts(explained, several, short)
@@ -124,7 +133,9 @@ def _section(explained: Explanation, row: Row) -> tuple[int, str]:
         return 0, "actions"
     if explained.writes == "examples":
         if expert_id:
-            return 1, f"s_{step} of expert {expert_id}, {kind} state"
+            experts = explained.sharing.get(expert_id, [expert_id])
+            whose = f"expert{'s' * (len(experts) > 1)} {', '.join(experts)}"
+            return 1, f"s_{step} of {whose}, {kind} state"
         return 0, "s_0, initial state" if explained.method == "eef" else "trajectories"
     beside = f", beside expert {expert_id}" if expert_id else ""
     if kind == "trajectory":

@@ -40,9 +40,11 @@ _MESSAGE_KEYS = ("role", "content", "reasoning", "tool_calls", "tool_call_id", "
 
 class Counts(Counter[str]):
     """How many rollouts ended how: rollouts, solved, failed, no_verdict, drift, error; and already_done (not run
-    again), other_tasks (rows of the plan whose task this environment does not have). `first_error` is one for all."""
+    again), other_tasks (rows of the plan whose task this environment does not have). `first_error` is one for all.
+    `conflicts`: tasks that are left out, for the runs say another split or environment of them, or two of either."""
 
     first_error = ""
+    conflicts: Sequence[str] = ()
 
 
 def explore(
@@ -70,11 +72,12 @@ def explore(
     """
     _check(env, policy, settings, make_env, make_policy)
     settings = _fitting(policy, settings)
-    tasks = _tasks(runs, env, settings, plans)
+    tasks, conflicts = _without_conflicts(runs, _tasks(runs, env, settings, plans))
     given = _params(settings, policy.actor, m, samples, params)
     folder = locate(runs) / f"explore-{settings.role}-{_slug(policy.actor)}-i{settings.iteration}"
     _write_missing_tasks(runs, folder, tasks.values())
     counts = Counts()
+    counts.conflicts = conflicts
     run = partial(_run, env, policy, settings=settings, make_env=make_env, make_policy=make_policy)
     again = True
     while again:
@@ -106,6 +109,7 @@ def _round(
         if not counts:  # what later rounds find done was run here
             counts.update(found)
         ran, before = counts["rollouts"], counts["rollouts"] - counts["error"]
+        [solved_from] = recorded.rows("SELECT success_reward FROM params")
         shown = _Progress(len(rollouts))
         flushed = time.monotonic()
 
@@ -114,7 +118,7 @@ def _round(
             writer.add(result)
             if result.trajectory["ended"] == "error":
                 counts.first_error = counts.first_error or str(result.trajectory["error"])
-            counts.update(("rollouts", verdict(result)))
+            counts.update(("rollouts", verdict(result, solved_from["success_reward"])))
             shown.count(result, counts)
             if time.monotonic() - flushed >= FLUSH_SECONDS:
                 writer.flush()
@@ -166,6 +170,8 @@ def cost(
     Nothing is run, and nothing is written.
     """
     tasks = _tasks(runs, env, settings, plans, make=False)
+    if locate(runs).exists():
+        tasks, _ = _without_conflicts(runs, tasks)
     counts = Counts()
     given = _params(settings, actor, m, samples, params)
     with TemporaryFolder() as nothing, Runs(runs if locate(runs).exists() else nothing.name, given) as recorded:
@@ -245,6 +251,23 @@ def _check_plans(plans: Sequence[str], settings: Settings) -> None:
             f"only the plan initial can be run for role {settings.role} and split {settings.split}: plans that "
             "start in the middle of an expert's trajectory are for the policy and the scorer on the split train."
         )
+
+
+def _without_conflicts(runs: str | os.PathLike[str], tasks: Mapping[str, Task]) -> tuple[dict[str, Task], list[str]]:
+    """The tasks but those of which the runs say another split or environment, or two of either; and these.
+
+    What is recorded of such a task would be left out by every rule, and all that is there of it, too.
+    """
+    with Runs(runs) as recorded:
+        worlds = {row["task_id"]: row for row in recorded.rows("SELECT * FROM task_worlds WHERE task_id IS NOT NULL")}
+    said = {id: (world["env"], world["split"]) for id, world in worlds.items() if not world["problem"]}
+
+    def agrees(task: Task) -> bool:
+        env, split = said.get(task.task_id, (None, None))
+        return env in (None, task.env) and split in (None, task.split)
+
+    conflicts = worlds.keys() - said.keys() | {id for id, task in tasks.items() if not agrees(task)}
+    return {id: task for id, task in tasks.items() if id not in conflicts}, sorted(conflicts)
 
 
 def _write_missing_tasks(runs: str | os.PathLike[str], folder: Location, tasks: Iterable[Task]) -> None:

@@ -12,10 +12,13 @@ from trajkit.rules import closure, rules
 def one_task(runs: Runs, task_id: str, names: Collection[str]) -> None:
     """Answer the rules `names`, and all that they read, for one task: later queries see that task alone.
 
-    Rules decide task by task. Only the iteration whose rollouts are judged is taken from the whole folder. Raises
-    UsageError, naming the closest ids, where no trajectory is of that task.
+    Rules decide task by task. What is taken from the whole folder is the iteration whose rollouts are judged, and what
+    all files say of each task's split and environment. Raises UsageError, naming the closest ids, where no trajectory
+    is of that task.
     """
-    runs.make("current_iteration", rules()["current_iteration"].sql)
+    whole = ("task_worlds", "current_iteration")
+    for name in whole:
+        runs.make(name, rules()[name].sql)
     with runs.errors():
         runs.con.execute(
             f"CREATE TABLE {MADE}.trajectories AS SELECT * FROM main.trajectories WHERE task_id = ?", [task_id]
@@ -27,7 +30,7 @@ def one_task(runs: Runs, task_id: str, names: Collection[str]) -> None:
             f"CREATE TABLE {MADE}.messages AS SELECT * FROM main.messages "
             f"SEMI JOIN {MADE}.trajectories USING (trajectory_id)"
         )
-    answer(runs, names, given={"current_iteration"})
+    answer(runs, names, given=whole)
 
 
 def answer(runs: Runs, names: Collection[str], given: Collection[str] = ()) -> None:

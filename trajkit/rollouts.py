@@ -376,13 +376,13 @@ def _columns(job: Job, actor: str, settings: Settings, first_seq: int) -> dict[s
     }
 
 
-def verdict(result: Record) -> str:
-    """solved, failed, no_verdict, drift or error."""
+def verdict(result: Record, success_reward: float) -> str:
+    """solved, failed, no_verdict, drift or error, as sql/tables/outcomes.sql has it with that parameter."""
     row = result.trajectory
     if row["ended"] in ("error", "drift"):
         return str(row["ended"])
     if row["success"] is None:
-        return "no_verdict" if row["reward"] is None else "solved" if row["reward"] >= 1.0 else "failed"
+        return "no_verdict" if row["reward"] is None else "solved" if row["reward"] >= success_reward else "failed"
     return "solved" if row["success"] else "failed"
 
 

@@ -25,7 +25,10 @@ FOLDERS = ("tables", "plan", "examples", "pairs", "values", "report", "explain",
 OWN = "own"  # the kind of a rule that is a user's own file
 METHODS = ("examples", "pairs", "values")  # the folders whose rules `select` takes: what each writes
 # Rules that others read more than once on the way to an answer: worth a table of their own.
-SHARED = ("outcomes", "path_segments", "current_iteration", "expert_rollouts", "first_recovery_state", "step_rewards")
+SHARED = (
+    "task_worlds", "outcomes", "path_segments", "current_iteration", "expert_rollouts", "expert_recovery_states",
+    "step_rewards",
+)  # fmt: skip
 
 # What a user's own rule may call in FROM. Files are for those that may read some.
 TABLE_FUNCTIONS = {"generate_series", "json_each", "json_tree", "range", "unnest"}

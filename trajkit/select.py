@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import trajkit
 from trajkit.assemble import schema, tables
-from trajkit.checks import contradictions, refuse_input
+from trajkit.checks import conflicts, contradictions, refuse_input, told_conflicts
 from trajkit.engine import Runs, first_line, opened
 from trajkit.errors import BadData, UsageError
 from trajkit.files import check_out, whole
@@ -55,7 +55,8 @@ ANSWERS = {
 # What is wrong with a method's answer (a user's own, or there is a mistake in ours).
 _WRONG_TRAJECTORIES = """
     count(CASE WHEN t.trajectory_id IS NULL THEN 1 END) AS name_a_trajectory_that_is_not_there,
-    count(CASE WHEN t.split != 'train' THEN 1 END) AS name_a_trajectory_that_is_not_of_split_train,
+    count(CASE WHEN t.trajectory_id IS NOT NULL AND t.split IS DISTINCT FROM 'train' THEN 1 END)
+        AS name_a_trajectory_that_is_not_of_split_train,
     count(CASE WHEN t.role = 'scorer' THEN 1 END) AS name_a_trajectory_of_the_scorer,
     count(CASE WHEN t.ended IN ('error', 'drift') THEN 1 END) AS name_a_trajectory_that_ended_in_error_or_drift,
 """
@@ -121,7 +122,7 @@ NOT_WRITTEN = {
 _NO_PAIR = {"not solved": "not solved, in no pair", "solved, not chosen": "solved, in no pair"}
 # What `choose` leaves for `trajkit.assemble`, each after those it reads.
 LAID_OUT = ("selected", "excerpts", "selected_paths", "selected_tools", "tool_definitions")
-ALWAYS_READ = ("outcomes", "path_segments")  # by the checks and the summary, whatever the method
+ALWAYS_READ = ("task_worlds", "outcomes", "path_segments")  # by the checks and the summary, whatever the method
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Summary:
     `trajkit.checks.contradictions` counts them. `unknown_columns`: those of a user's own method that mean nothing
     here. `n_without_loss`: examples, pairs or trajectories with values that were chosen and not written, as their
     source gave all their actions the weight 0. `no_role`: the roles that the method reads and no trajectory has,
-    where it finds one role at most.
+    where it finds one role at most. `conflicts`: the tasks that are left out, for the files say two splits or two
+    environments of them.
     """
 
     method: str
@@ -151,6 +153,7 @@ class Summary:
     n_contradictions: int = 0
     n_without_loss: int = 0
     unknown_columns: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
     input_fingerprint: str = ""
     no_role: list[str] = field(default_factory=list)
 
@@ -204,6 +207,8 @@ class Summary:
         for role in self.no_role:
             way_out = "`import` says whose actions they are with --role" if role != "scorer" else "`explore` makes them"
             lines.append(f"no trajectory has the role {role}, and {self.method} reads those: {way_out}")
+        if self.conflicts:
+            lines.append(told_conflicts(self.conflicts))
         return "\n".join(lines)
 
 
@@ -403,6 +408,7 @@ def _summary(runs: AnyRuns, rule: Rule, writes: str) -> Summary:
         unknown_columns=_unknown_columns(runs, writes) if rule.kind == "own" else [],
         input_fingerprint=f"{int(fingerprint or 0):x}",
         no_role=[role for role in read if role not in roles] if roles and len({*read} & roles) < 2 else [],
+        conflicts=conflicts(runs),
     )
 
 

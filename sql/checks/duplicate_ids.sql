@@ -1,13 +1,11 @@
 -- duplicate_ids: one trajectory_id with different contents.
 -- One row per trajectory_id. (The same content twice is no problem: it counts once. Columns that are not the
--- tables' own, and provenance, may differ.)
+-- tables' own, and provenance, may differ. What is said of the task, env and split, `task_conflicts` compares.)
 -- `all_trajectories` and `all_messages` hold the rows as they lie in the files, `repeated` the ids that occur twice.
 WITH contents AS (
     SELECT DISTINCT
         r.trajectory_id,
         r.task_id,
-        r.env,
-        coalesce(r.split, 'train') AS split,
         r.role,
         r.actor,
         coalesce(r.iteration, 0) AS iteration,

@@ -1,6 +1,7 @@
 -- eef: Exploring Expert Failures.
 -- One row per example: of every train task's s_0 its solution with the fewest expert actions, trained from step 0
--- (kind initial), and of every expert's first recovery state the same, trained from that state on (kind recovery).
+-- (kind initial), and of every first recovery state the same, trained from that state on (kind recovery). A state that
+-- several experts share gives one example, whose expert_id is the smallest.
 -- Both are kept when both are the same trajectory. Ties as in `solutions`.
 -- Source: EEF, Algorithm 1, lines 10-13 (https://arxiv.org/abs/2504.13145).
 SELECT

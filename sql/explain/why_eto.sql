@@ -39,6 +39,8 @@ SELECT
         WHEN c.iteration != i.iteration
             THEN 'of iteration ' || c.iteration || ', not of the current one, ' || i.iteration
         WHEN b.expert_id IS NULL THEN 'no expert trajectory of the task has an outcome and an action'
+        WHEN c.value != b.value
+            THEN 'its actions are the expert''s, only the reward is another: ' || printf('%.6g', c.value)
         ELSE 'the expert''s reward is the same: ' || printf('%.6g', c.value)
     END AS reason
 FROM candidates AS c

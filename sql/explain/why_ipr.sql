@@ -33,6 +33,7 @@ SELECT
                     '%.6g < %.6g, reward %.6g < %.6g',
                     c.rollout_step_reward, c.expert_step_reward, c.rollout_value, c.expert_value
                 )
+        WHEN a.rollout_id IS NOT NULL THEN 'its action from s_' || c.step || ' is the expert''s'
         WHEN c.rollout_value >= c.expert_value
             THEN
                 'does not end worse than the expert: reward '
@@ -48,5 +49,6 @@ CROSS JOIN params AS p
 LEFT JOIN ipr AS i
     ON
         i.level = 'step' AND c.step = i.from_step AND c.expert_id = i.chosen_id AND c.trajectory_id = i.rejected_id
+LEFT JOIN repeated_actions AS a ON c.expert_id = a.expert_id AND c.trajectory_id = a.rollout_id
 UNION ALL
 SELECT * FROM why_eto

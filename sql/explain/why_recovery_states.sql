@@ -2,6 +2,7 @@
 -- One row per (expert, state s_0 ... s_(n-1); s_n too where it was simulated), for the current iteration.
 --   n_rollouts, n_solved, n_no_outcome, solved  as in `branch_points`; null: not simulated
 --   is_recovery                                 the expert's first recovery state
+--   first_expert_id                             of the experts that share that state the smallest id, as in an example
 WITH simulated AS (
     SELECT b.*
     FROM branch_points AS b
@@ -31,6 +32,7 @@ SELECT
     b.n_no_outcome,
     b.solved,
     coalesce(f.step = s.step, FALSE) AS is_recovery,
+    CASE WHEN f.step = s.step THEN f.first_expert_id END AS first_expert_id,
     CASE
         WHEN c.iteration IS NULL THEN 'nothing is simulated yet'
         WHEN b.step IS NULL THEN 'not simulated in iteration ' || c.iteration
@@ -40,7 +42,13 @@ SELECT
             'fails from here (' || b.n_solved || ' of ' || b.n_rollouts || ' solved)'
             || CASE
                 WHEN f.step = s.step
-                    THEN ', but is solved from s_' || p.previous_step || ' before it: recovery state'
+                    THEN
+                        ', but is solved from s_' || p.previous_step || ' before it: recovery state'
+                        || CASE
+                            WHEN f.first_expert_id != s.expert_id
+                                THEN ', one and the same as that of expert ' || f.first_expert_id
+                            ELSE ''
+                        END
                 WHEN p.previous_step IS NULL THEN '; no state before it was simulated'
                 WHEN NOT p.previous_solved THEN ', as from s_' || p.previous_step || ' before it'
                 ELSE
@@ -51,4 +59,4 @@ FROM states AS s
 CROSS JOIN current_iteration AS c
 LEFT JOIN simulated AS b ON s.expert_id = b.expert_id AND s.step = b.step
 LEFT JOIN simulated_states AS p ON s.expert_id = p.expert_id AND s.step = p.step
-LEFT JOIN first_recovery_state AS f ON s.expert_id = f.expert_id
+LEFT JOIN expert_recovery_states AS f ON s.expert_id = f.expert_id

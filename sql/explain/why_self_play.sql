@@ -6,9 +6,11 @@
 WITH rollouts AS (
     SELECT
         c.*,
+        a.actions_digest,
         count(*) OVER (PARTITION BY c.task_id) AS n_rollouts
     FROM candidates AS c
     INNER JOIN current_iteration AS i ON c.iteration = i.iteration
+    INNER JOIN action_sequences AS a ON c.trajectory_id = a.trajectory_id
     WHERE c.place > 5 AND c.role = 'policy' AND c.branch_step = 0
 )
 
@@ -25,18 +27,26 @@ SELECT
 FROM self_play
 UNION ALL
 SELECT
-    larger.task_id,
+    one.task_id,
     'trajectory' AS kind,
     CAST(NULL AS VARCHAR) AS expert_id,
     0 AS step,
-    larger.trajectory_id,
+    one.trajectory_id,
     CAST(NULL AS VARCHAR) AS chosen_id,
     CAST(NULL AS VARCHAR) AS rejected_id,
     FALSE AS chosen,
-    'the same reward as ' || smaller.trajectory_id || ': ' || printf('%.6g', larger.value) AS reason
-FROM rollouts AS larger
-INNER JOIN rollouts AS smaller ON larger.task_id = smaller.task_id AND larger.value = smaller.value
-WHERE larger.trajectory_id > smaller.trajectory_id
+    CASE
+        WHEN one.value = other.value
+            THEN 'the same reward as ' || other.trajectory_id || ': ' || printf('%.6g', one.value)
+        ELSE
+            'the same actions as ' || other.trajectory_id || ', only the reward is another: '
+            || printf('%.6g < %.6g', one.value, other.value)
+    END AS reason
+FROM rollouts AS one
+INNER JOIN rollouts AS other ON one.task_id = other.task_id
+WHERE
+    (one.value = other.value AND one.trajectory_id > other.trajectory_id)
+    OR (one.value < other.value AND one.actions_digest = other.actions_digest)
 UNION ALL
 SELECT
     c.task_id,

@@ -1,7 +1,7 @@
 -- eto: Exploration-based Trajectory Optimization, whole trajectories.
 -- One row per pair: of every train task the best expert trajectory against each policy rollout from s_0 of the current
--- iteration with an action. The one with the higher value is chosen, be it the expert's or the policy's; equal values
--- give no pair. Ties among experts as in `best_expert`.
+-- iteration with an action. The one with the higher value is chosen, be it the expert's or the policy's; equal values,
+-- and equal actions all along (`action_sequences`), give no pair. Ties among experts as in `best_expert`.
 -- Source: ETO, section 3.2, eq. 7 and 11 (https://arxiv.org/abs/2403.02502).
 WITH compared AS (
     SELECT
@@ -14,7 +14,11 @@ WITH compared AS (
     FROM best_expert AS e
     INNER JOIN outcomes AS o ON e.task_id = o.task_id
     INNER JOIN current_iteration AS c ON o.iteration = c.iteration
-    WHERE o.role = 'policy' AND o.split = 'train' AND o.branch_step = 0 AND o.n_actions > 0 AND o.value != e.value
+    INNER JOIN action_sequences AS a ON e.expert_id = a.trajectory_id
+    INNER JOIN action_sequences AS b ON o.trajectory_id = b.trajectory_id
+    WHERE
+        o.role = 'policy' AND o.split = 'train' AND o.branch_step = 0 AND o.n_actions > 0 AND o.value != e.value
+        AND a.actions_digest != b.actions_digest
 )
 
 SELECT

@@ -1,7 +1,8 @@
 -- ipr: Iterative step-level Process Refinement.
 -- One row per pair. Level step: at every state of every expert trajectory, what the expert did from there to its end
 -- against what each policy rollout of the current iteration did from there, where the rollout's first action has a step
--- reward lower than the expert's by more than tau, and its value is lower in the end. The expert's side is chosen.
+-- reward lower than the expert's by more than tau, and its value is lower in the end. The expert's side is chosen. A
+-- rollout whose first action says what the expert's says gives no pair: what differs in worth is then not the action.
 -- Level trajectory: the pairs of `eto`.
 -- Source: IPR, section 3.3 (https://arxiv.org/abs/2406.11176).
 SELECT
@@ -17,6 +18,7 @@ FROM compared_rollouts AS c
 INNER JOIN path_segments AS s ON c.expert_id = s.trajectory_id -- who took the expert's action: it, or an ancestor
 INNER JOIN step_rewards AS e ON s.owner_id = e.trajectory_id AND c.step = e.step
 INNER JOIN step_rewards AS r ON c.rollout_id = r.trajectory_id AND c.step = r.step
+ANTI JOIN repeated_actions AS a ON c.expert_id = a.expert_id AND c.rollout_id = a.rollout_id
 CROSS JOIN params AS p
 WHERE
     s.first_step <= c.step AND c.step < s.end_step

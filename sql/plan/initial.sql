@@ -2,8 +2,9 @@
 -- One row per rollout: every train task that `tasks` or an expert or policy trajectory names, times `samples`.
 -- Source: EEF, Algorithm 1, line 6 (https://arxiv.org/abs/2504.13145).
 WITH train_tasks AS (
-    SELECT task_id FROM tasks
-    WHERE coalesce(split, 'train') = 'train'
+    SELECT t.task_id FROM tasks AS t
+    INNER JOIN task_worlds AS w ON t.task_id = w.task_id
+    WHERE w.problem IS NULL AND coalesce(w.split, 'train') = 'train'
     UNION
     SELECT task_id FROM outcomes
     WHERE split = 'train' AND role IN ('expert', 'policy')

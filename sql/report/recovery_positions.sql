@@ -1,7 +1,8 @@
 -- recovery_positions: where along the experts' trajectories the first recovery states lie.
 -- One row per tenth of the expert's trajectory that holds one, of the current iteration.
 --   tenth            1 ... 10: after up to 10%, 20%, ... of the expert's actions
---   n_states         first recovery states there, at most one per expert
+--   n_states         first recovery states there, at most one per expert; what experts share counts once, for the
+--                    smallest expert_id
 --   n_with_solution  those of them that some trajectory solves: what an example of kind recovery is made of
 -- Source: EEF, section 3.2, "important state selection" (https://arxiv.org/abs/2504.13145).
 WITH solved AS (

@@ -1,5 +1,6 @@
 -- skill: how often an action that matches `action_pattern` is tried, and how often a task is solved with it.
--- One row per (split, role, actor, iteration) of the experts' and the policies' rollouts from s_0.
+-- One row per (split, role, actor, iteration) of the experts' and the policies' rollouts from s_0;
+-- tasks of which two splits or envs are said count nowhere.
 --   tasks        tasks with a rollout that has an outcome
 --   attempted    share of them with a rollout that holds a matching action
 --   solved_with  share of them with a solved rollout that holds a matching action
@@ -16,7 +17,7 @@ WITH rollouts AS (
         o.solved
     FROM outcomes AS o
     INNER JOIN trajectories AS t ON o.trajectory_id = t.trajectory_id
-    WHERE o.role IN ('expert', 'policy') AND o.branch_step = 0 AND o.solved IS NOT NULL
+    WHERE o.role IN ('expert', 'policy') AND o.branch_step = 0 AND o.solved IS NOT NULL AND o.split IS NOT NULL
 ),
 
 matching AS (

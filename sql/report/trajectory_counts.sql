@@ -1,6 +1,7 @@
 -- trajectory_counts: what lies in the runs.
 -- One row per (role, actor, iteration, split): its tasks, its trajectories from s_0 and from states on the way, and how
 -- they ended. What has no outcome ended in error or drift, or has neither success nor reward.
+-- split is null where two splits or envs are said of the tasks.
 SELECT
     o.role,
     t.actor,

@@ -1,5 +1,6 @@
 -- win_rate: how often tasks are solved from s_0.
--- One row per (split, role, actor, iteration) of the experts' and the policies' rollouts from s_0.
+-- One row per (split, role, actor, iteration) of the experts' and the policies' rollouts from s_0;
+-- tasks of which two splits or envs are said count nowhere.
 --   tasks                         tasks with a rollout that has an outcome; what has none counts for nothing
 --   n_rollouts, n_solved          those rollouts, and the solved ones among them
 --   win_rate                      the mean over tasks of the share of the task's rollouts that are solved
@@ -20,7 +21,7 @@ WITH by_task AS (
         avg(o.reward ORDER BY o.trajectory_id) AS reward -- in an order, or the last digits change from call to call
     FROM outcomes AS o
     INNER JOIN trajectories AS t ON o.trajectory_id = t.trajectory_id
-    WHERE o.role IN ('expert', 'policy') AND o.branch_step = 0 AND o.solved IS NOT NULL
+    WHERE o.role IN ('expert', 'policy') AND o.branch_step = 0 AND o.solved IS NOT NULL AND o.split IS NOT NULL
     GROUP BY o.split, o.role, t.actor, o.iteration, o.task_id
 ),
 

@@ -1,8 +1,38 @@
--- input_fingerprint: a digest of the trajectories' rows (not of their text).
--- One row: the sum of a digest of each trajectory, the same for any order and any split over files; null of none.
-SELECT
-    sum(CAST(md5_number_lower(concat_ws(
-        chr(31), trajectory_id, task_id, split, coalesce(role, ''),
-        coalesce(CAST(solved AS VARCHAR), ''), coalesce(printf('%.12e', value), ''), branch_step, n_steps
-    )) AS DECIMAL(38, 0))) AS fingerprint
-FROM outcomes
+-- input_fingerprint: a digest of what the rules read of trajectories and tasks (the text of messages apart, for which
+-- actions_digest stands where it was recorded).
+-- One row: the sum of a digest of each trajectory and each task, the same for any order and any split over files; null
+-- of none. char 30 stands for null, so that it is not the empty text. The reward has all of its digits.
+WITH digests AS (
+    SELECT
+        md5_number_lower(concat_ws(
+            chr(31),
+            trajectory_id,
+            coalesce(task_id, chr(30)),
+            coalesce(role, chr(30)),
+            coalesce(actor, chr(30)),
+            coalesce(iteration, 0),
+            coalesce(sample, 0),
+            coalesce(parent_id, chr(30)),
+            branch_step,
+            n_steps,
+            CASE
+                WHEN reward IS NULL THEN chr(30) WHEN reward = 0 THEN '0' WHEN reward = 1 THEN '1'
+                ELSE printf('%.17e', reward)
+            END,
+            coalesce(CAST(success AS VARCHAR), chr(30)),
+            coalesce(ended, chr(30)),
+            coalesce(actions_digest, chr(30)),
+            coalesce(tools, chr(30))
+        )) AS digest
+    FROM trajectories
+    UNION ALL
+    SELECT
+        md5_number_lower(concat_ws(
+            chr(31), 'task', coalesce(task_id, chr(30)), coalesce(env, chr(30)), coalesce(split, 'train'),
+            coalesce(problem, chr(30))
+        )) AS digest
+    FROM task_worlds
+)
+
+SELECT sum(CAST(digest AS DECIMAL(38, 0))) AS fingerprint
+FROM digests

@@ -37,20 +37,20 @@ untrained_steps AS (
 SELECT
     row_number() OVER (ORDER BY i.example_id) - 1 AS row_number,
     i.example_id,
-    t.task_id,
-    t.env,
+    o.task_id,
+    o.env,
     i.kind,
     i.trajectory_id,
     i.expert_id,
     i.from_step,
-    t.branch_step + t.n_steps AS n_steps,
-    t.branch_step + t.n_steps - i.from_step - coalesce(u.n_steps, 0) AS n_trained_steps,
+    o.n_actions AS n_steps,
+    o.n_actions - i.from_step - coalesce(u.n_steps, 0) AS n_trained_steps,
     coalesce(e.n_expert_steps, 0) - coalesce(u.n_expert_steps, 0) AS n_expert_steps,
-    t.reward,
-    coalesce(t.iteration, 0) AS iteration,
+    o.reward,
+    o.iteration,
     i.suffix
 FROM identified AS i
-INNER JOIN trajectories AS t ON i.trajectory_id = t.trajectory_id
+INNER JOIN outcomes AS o ON i.trajectory_id = o.trajectory_id
 LEFT JOIN expert_steps AS e ON i.example_id = e.example_id
 LEFT JOIN untrained_steps AS u ON i.example_id = u.example_id
 WHERE t.branch_step + t.n_steps - i.from_step > coalesce(u.n_steps, 0)

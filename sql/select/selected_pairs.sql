@@ -62,7 +62,7 @@ SELECT
     row_number() OVER (ORDER BY p.pair_id) - 1 AS row_number,
     p.pair_id,
     c.task_id,
-    t.env,
+    c.env,
     p.level,
     p.from_step,
     p.end_step,

@@ -20,14 +20,14 @@ WITH identified AS (
 SELECT
     row_number() OVER (ORDER BY i.example_id) - 1 AS row_number,
     i.example_id,
-    t.task_id,
-    t.env,
+    o.task_id,
+    o.env,
     i.trajectory_id,
     i.from_step,
-    t.branch_step + t.n_steps AS n_steps,
+    o.n_actions AS n_steps,
     i.n_values,
-    t.reward,
-    coalesce(t.iteration, 0) AS iteration,
+    o.reward,
+    o.iteration,
     i.step_values
 FROM identified AS i
-INNER JOIN trajectories AS t ON i.trajectory_id = t.trajectory_id
+INNER JOIN outcomes AS o ON i.trajectory_id = o.trajectory_id

@@ -1,13 +1,14 @@
 -- first_recovery_state: the first expert state from which the policy starts to fail.
--- One row per expert that has one: its simulated states of the current iteration in order of step, s_0
--- included; the smallest step that is not solved while the simulated state before it is.
+-- One row per state that is the one of some expert (`expert_recovery_states`), at most one per expert. What several
+-- experts share is one state; expert_id is then the smallest of theirs.
 -- The expert's actions previous_step ... step - 1 hold a harmful one.
+--   owner_id  who took the action before the state: the expert, or the trajectory that it branched from
 -- Source: EEF, section 3.2, "important state selection" (https://arxiv.org/abs/2504.13145).
 SELECT
     expert_id,
     task_id,
-    min(step) AS step,
-    min_by(previous_step, step) AS previous_step
-FROM simulated_states
-WHERE previous_solved AND NOT solved
-GROUP BY expert_id, task_id
+    step,
+    previous_step,
+    owner_id
+FROM expert_recovery_states
+WHERE expert_id = first_expert_id

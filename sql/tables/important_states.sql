@@ -1,5 +1,6 @@
 -- important_states: the states to find a solution for.
--- One row per train task (kind initial: its s_0) and per first recovery state (kind recovery: the expert's s_step).
+-- One row per train task (kind initial: its s_0) and per first recovery state (kind recovery: the expert's s_step;
+-- what several experts share is one state).
 -- Source: EEF, section 3.2, "important state selection" (https://arxiv.org/abs/2504.13145).
 SELECT DISTINCT
     'initial' AS kind,

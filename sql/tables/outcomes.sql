@@ -1,12 +1,16 @@
 -- outcomes: what came of every trajectory.
 -- One row per trajectory, with the nulls of optional columns read as the tables' documentation says.
---   solved  the environment's verdict, else reward >= success_reward; null: no outcome
---   value   what pairs and values compare: the reward, else 1 for a success and 0 for a failure; null: no outcome
+--   env, split    the task's (`task_worlds`): what a trajectory itself says is what its task is
+--   split         null: task_problem says what speaks against the task. No rule takes the trajectory
+--   solved        the environment's verdict, else reward >= success_reward; null: no outcome
+--   value         what pairs and values compare: the reward, else 1 for a success and 0 for a failure; null: no outcome
 -- A trajectory that ended in error or drift, or has neither success nor reward, is no outcome: no rule counts it.
 SELECT
     t.trajectory_id,
     t.task_id,
-    coalesce(t.split, 'train') AS split,
+    w.env,
+    CASE WHEN w.problem IS NULL THEN coalesce(w.split, 'train') END AS split,
+    w.problem AS task_problem,
     t.role,
     coalesce(t.iteration, 0) AS iteration,
     coalesce(t.sample, 0) AS sample,
@@ -25,4 +29,5 @@ SELECT
             THEN coalesce(t.reward, CASE WHEN t.success THEN 1.0 WHEN NOT t.success THEN 0.0 END)
     END AS value
 FROM trajectories AS t
+INNER JOIN task_worlds AS w ON t.task_id IS NOT DISTINCT FROM w.task_id
 CROSS JOIN params AS p

@@ -15,18 +15,6 @@ WITH solving AS (
     WHERE o.solved AND o.split = 'train' AND o.role IN ('expert', 'policy') AND o.n_actions > 0
 ),
 
--- who owns the action that led to the recovery state
-recovery_states AS (
-    SELECT
-        r.task_id,
-        r.expert_id,
-        r.step,
-        s.owner_id
-    FROM first_recovery_state AS r
-    INNER JOIN path_segments AS s ON r.expert_id = s.trajectory_id
-    WHERE s.first_step < r.step AND r.step <= s.end_step
-),
-
 -- expert actions before the recovery state: the same in every trajectory that runs through it
 expert_prefixes AS (
     SELECT
@@ -58,7 +46,7 @@ SELECT
     t.n_expert_actions - coalesce(p.n_expert_actions, 0) AS n_expert_actions,
     t.n_actions - r.step AS n_actions,
     t.iteration
-FROM recovery_states AS r
+FROM first_recovery_state AS r
 INNER JOIN path_segments AS s ON r.owner_id = s.owner_id
 INNER JOIN solving AS t ON s.trajectory_id = t.trajectory_id
 LEFT JOIN expert_prefixes AS p ON r.expert_id = p.expert_id

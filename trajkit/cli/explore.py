@@ -125,6 +125,7 @@ def command(
     from dataclasses import asdict
     from functools import partial
 
+    from trajkit.checks import told_conflicts
     from trajkit.env import key_values, load_env, load_policy
     from trajkit.explore import Settings, cost, explore
     from trajkit.policies import Sampling, Suffixed, temperatures
@@ -199,7 +200,7 @@ def command(
         )
     if as_json:
         names = ("rollouts", "solved", "failed", "no_verdict", "drift", "error", "already_done", "other_tasks")
-        told = {name: counts[name] for name in names}
+        told = {name: counts[name] for name in names} | {"conflicts": len(counts.conflicts)}
         print_json(
             {"role": role, "actor": actor.actor, "iteration": iteration}
             | told
@@ -215,6 +216,9 @@ def command(
     )
     if counts.first_error:
         click.echo(f"The first error: {counts.first_error}. Running this again tries those rollouts again.", err=True)
+    if counts.conflicts:
+        why = "the runs say two splits or envs of them, or others than this environment"
+        click.echo(told_conflicts(counts.conflicts, why), err=True)
     if counts["other_tasks"]:
         click.echo(
             f"{counts['other_tasks']} planned rollouts are of tasks that this environment does not have; they were "

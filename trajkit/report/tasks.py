@@ -46,12 +46,12 @@ CUTS = (*(Cut(text, True) for text in (20_000, 5_000, 2_000, 1_000, 500, 250)), 
 TASKS = """
 SELECT row_number() OVER (ORDER BY split != 'train', split, task_id) - 1 AS number, *
 FROM (
-    SELECT o.task_id, min(o.split) AS split, min(t.env) AS env,
+    SELECT o.task_id, coalesce(min(o.split), 'in conflict') AS split, min(o.env) AS env,
         count(*) AS n_trajectories, count(CASE WHEN o.solved THEN 1 END) AS n_solved,
         max(CASE WHEN o.role = 'expert' THEN o.value END) AS expert_value,
         max(CASE WHEN o.role = 'policy' THEN o.value END) AS policy_value,
         min(CASE WHEN o.branch_step = 0 THEN {'place': o.role != 'expert', 'id': o.trajectory_id} END) AS first
-    FROM outcomes AS o JOIN trajectories AS t USING (trajectory_id) GROUP BY o.task_id
+    FROM outcomes AS o GROUP BY o.task_id
 )
 """
 TRAJECTORIES = """
@@ -104,10 +104,10 @@ def lay_out(runs: Runs, answers: Sequence[str]) -> list[int]:
     for row in runs.rows("SELECT DISTINCT iteration FROM branch_points ORDER BY ALL"):
         iteration = row["iteration"]
         runs.make("current_iteration", f"SELECT {iteration} AS iteration")
-        runs.make(f"report_recovery_{iteration}", "SELECT * FROM first_recovery_state")
+        runs.make(f"report_recovery_{iteration}", "SELECT * FROM expert_recovery_states")
         runs.drop("current_iteration")
         states.append(f"SELECT {iteration} AS iteration, * FROM report_recovery_{iteration}")
-    runs.make("report_recovery", " UNION ALL ".join(states or ["SELECT 0 AS iteration, * FROM first_recovery_state"]))
+    runs.make("report_recovery", " UNION ALL ".join(states or ["SELECT 0 AS iteration, * FROM expert_recovery_states"]))
     chosen = [f"SELECT {number} AS method, * FROM {name}" for number, name in enumerate(answers)]
     runs.make("report_answers", " UNION ALL ".join(chosen))
     runs.make("report_solvers", rules()["task_outcomes"].sql)

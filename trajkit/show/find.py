@@ -11,8 +11,8 @@ from trajkit.one_task import answer, unknown
 _MOST_INSTRUCTIVE = """
 SELECT e.expert_id
 FROM experts AS e
-LEFT JOIN first_recovery_state AS r ON r.expert_id = e.expert_id
-LEFT JOIN fewest_expert_actions AS f ON f.kind = 'recovery' AND f.expert_id = e.expert_id
+LEFT JOIN expert_recovery_states AS r ON r.expert_id = e.expert_id
+LEFT JOIN fewest_expert_actions AS f ON f.kind = 'recovery' AND f.expert_id = r.first_expert_id
 LEFT JOIN fewest_expert_actions AS i ON i.kind = 'initial' AND i.task_id = e.task_id
 ORDER BY
     f.trajectory_id IS NOT NULL DESC,

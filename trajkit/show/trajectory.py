@@ -30,6 +30,8 @@ def picture(
         [trajectory_id],
     )
     is_expert = bool(runs.rows("SELECT 1 FROM experts WHERE expert_id = ?", [trajectory_id]))
+    line = _line(runs, trajectory_id, is_expert)
+    named_by = line.recovery["first_expert_id"] if line.recovery else trajectory_id
     # of an expert the solutions of its states; of another trajectory the examples that are made of it
     chosen = runs.rows(
         "SELECT e.kind, e.trajectory_id, e.expert_id, e.from_step, s.n_expert_actions, s.n_actions, "
@@ -39,10 +41,9 @@ def picture(
         "JOIN outcomes AS o ON o.trajectory_id = e.trajectory_id "
         f"WHERE e.task_id = ? AND {'(e.expert_id IS NULL OR e.expert_id = ?)' if is_expert else 'e.trajectory_id = ?'} "
         "ORDER BY e.kind, e.expert_id, e.trajectory_id",
-        [about["task_id"], trajectory_id],
+        [about["task_id"], named_by if is_expert else trajectory_id],
     )
     shown = _heading(runs, about, long=observations or full)
-    line = _line(runs, trajectory_id, is_expert)
     if full:
         shown += _whole_steps(runs, about, line, chosen)
     else:
@@ -52,6 +53,8 @@ def picture(
         told = (
             f"First recovery state: s_{step}. The policy solves the task from s_{previous}, and no more from s_{step}."
         )
+        if others := [clean(id) for id in line.recovery["expert_ids"] if id != trajectory_id]:
+            told += f" It is one and the same state as that of expert {', '.join(others)}."
         shown.append(cell(told, "bold yellow"))
     if observations or full or not is_expert:
         shown += _verdicts(runs, trajectory_id)
@@ -63,7 +66,7 @@ def picture(
     for state in runs.rows(
         "SELECT kind, step FROM important_states WHERE task_id = ? AND (kind = 'initial' OR expert_id = ?) "
         "ORDER BY kind",
-        [about["task_id"], trajectory_id],
+        [about["task_id"], named_by],
     ):
         if state["kind"] not in kinds:
             told = f"No solution of s_{state['step']} ({state['kind']} state) yet: nothing to train on."
@@ -117,6 +120,7 @@ class _Line:
     """What is told of a trajectory's states and actions beside what was said.
 
     branches: rows of branch_points of the current iteration by step; none where the trajectory is no expert's.
+    recovery: its row of expert_recovery_states, with all expert_ids that share the state; None: it has none.
     worth: what actions are worth, by (owner, step), where a scorer made rollouts.
     """
 
@@ -138,7 +142,12 @@ def _line(runs: Runs, trajectory_id: str, is_expert: bool) -> _Line:
         "WHERE b.expert_id = ?",
         [trajectory_id],
     )
-    recovery = runs.rows("SELECT step, previous_step FROM first_recovery_state WHERE expert_id = ?", [trajectory_id])
+    recovery = runs.rows(
+        "SELECT r.step, r.previous_step, r.first_expert_id, list(s.expert_id ORDER BY s.expert_id) AS expert_ids "
+        "FROM expert_recovery_states AS r JOIN expert_recovery_states AS s USING (first_expert_id) "
+        "WHERE r.expert_id = ? GROUP BY ALL",
+        [trajectory_id],
+    )
     worth = runs.rows(
         "SELECT s.owner_id, r.step, r.step_reward, r.n_rollouts FROM path_segments AS s "
         "JOIN step_rewards AS r ON r.trajectory_id = s.owner_id "

@@ -173,10 +173,6 @@ class SparkRuns:
         """Spark shows by itself how far it is."""
         return nullcontext()
 
-    def table_sql(self, table: str) -> str:
-        """The rows of `table` as they lie in the files, with the contract's columns and types, and unknown columns."""
-        return f"SELECT * FROM lying_{table}"
-
     def places(self, table: str, keys: Collection[tuple[str | None, int | None]]) -> dict[Any, str]:
         """Where rows of `trajectories` or `messages` lie, by (trajectory_id, seq), as `Runs.places` says it."""
         with self.errors():
@@ -206,29 +202,29 @@ class SparkRuns:
             raise TrajkitError(f"Spark: {said(error)}") from error
 
     def _read(self, table: str) -> None:
-        """Make the views of a table: `lying_<table>`, the rows as they lie there, and the table, each row once."""
+        """Make the views of a table: `all_<table>`, the rows as they lie there, and the table, each row once."""
         with self.errors():
-            typed(self.spark, table, self.files[table]).createOrReplaceTempView(f"lying_{table}")
+            typed(self.spark, table, self.files[table]).createOrReplaceTempView(f"all_{table}")
             self._each_once(table)
 
     def _each_once(self, table: str) -> None:
         if table == "trajectories":
-            repeated = f"SELECT trajectory_id FROM lying_{table} GROUP BY trajectory_id HAVING COUNT(*) > 1"
+            repeated = f"SELECT trajectory_id FROM all_{table} GROUP BY trajectory_id HAVING COUNT(*) > 1"
             self._kept["repeated"] = self.spark.sql(repeated).persist()
             self._kept["repeated"].createOrReplaceTempView("repeated")
         key = {"tasks": "task_id", "trajectories": "trajectory_id", "messages": "trajectory_id, seq"}[table]
         if table != "tasks" and self._kept["repeated"].isEmpty():
-            self.spark.table(f"lying_{table}").createOrReplaceTempView(table)
+            self.spark.table(f"all_{table}").createOrReplaceTempView(table)
             return
-        names = [column(name) for name in self.spark.table(f"lying_{table}").columns]
+        names = [column(name) for name in self.spark.table(f"all_{table}").columns]
         columns, order = ", ".join(names), ", ".join(f"{name} NULLS LAST" for name in names)
         semi, apart = "", ""
         if table != "tasks":
             semi = "LEFT SEMI JOIN repeated USING (trajectory_id)"
-            apart = f"SELECT {columns} FROM lying_{table} LEFT ANTI JOIN repeated USING (trajectory_id) UNION ALL "
+            apart = f"SELECT {columns} FROM all_{table} LEFT ANTI JOIN repeated USING (trajectory_id) UNION ALL "
         self.spark.sql(
             f"{apart}SELECT {columns} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY {key} ORDER BY {order}) "
-            f"AS _place FROM lying_{table} {semi}) WHERE _place = 1"
+            f"AS _place FROM all_{table} {semi}) WHERE _place = 1"
         ).createOrReplaceTempView(table)
 
     def _frame(self, query: str) -> Any:

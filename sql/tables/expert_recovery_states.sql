@@ -1,0 +1,27 @@
+-- expert_recovery_states: where the policy starts to fail along each expert's trajectory.
+-- One row per expert that has such a state: its simulated states of the current iteration in order of step, s_0
+-- included; the smallest step that is not solved while the simulated state before it is.
+-- Experts whose paths run through one state share it: the same trajectory took the action before it (owner_id).
+--   first_expert_id  of the experts that share the state the one with the smallest id
+-- Source: EEF, section 3.2, "important state selection" (https://arxiv.org/abs/2504.13145).
+WITH turns AS (
+    SELECT
+        expert_id,
+        task_id,
+        min(step) AS step,
+        min_by(previous_step, step) AS previous_step
+    FROM simulated_states
+    WHERE previous_solved AND NOT solved
+    GROUP BY expert_id, task_id
+)
+
+SELECT
+    t.expert_id,
+    t.task_id,
+    t.step,
+    t.previous_step,
+    s.owner_id,
+    min(t.expert_id) OVER (PARTITION BY s.owner_id, t.step) AS first_expert_id
+FROM turns AS t
+INNER JOIN path_segments AS s ON t.expert_id = s.trajectory_id
+WHERE s.first_step < t.step AND t.step <= s.end_step
