@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from small_runs import trajkit
 
 from envs.webshop import Expert, Novice, WebShop
 from trajkit.engine import Runs
@@ -408,6 +410,49 @@ def test_rewards_that_are_none(tmp_path: Path, reward: Any) -> None:
             settings=Settings("policy", 1),
         )
     assert rows(tmp_path, "SELECT * FROM outcomes WHERE solved IS NOT NULL") == []
+
+
+@pytest.mark.parametrize("success_reward", [None, 0.5, 0.6, -1.0])
+def test_what_is_counted_as_solved_is_what_the_tables_say(tmp_path: Path, success_reward: float | None) -> None:
+    """Every second task ends with 0.5, the others with 0, and the environment has no verdict of its own."""
+
+    class Half(Plain):
+        def reset(self, task_id: str, *, seed: int | None = None) -> tuple[list[Message], dict[str, Any]]:
+            self.reward = 0.5 if int(re.findall(r"\d+", task_id)[-1]) % 2 else 0.0
+            return super().reset(task_id, seed=seed)
+
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            return "page", self.reward, True, False, {}
+
+    params = {} if success_reward is None else {"success_reward": success_reward}
+    policy, settings = Answers({"role": "assistant", "content": "x"}), Settings("policy", 1)
+    counts = explore(tmp_path, Half(), policy, plans=["initial"], settings=settings, params=params)
+    query = "SELECT count(CASE WHEN solved THEN 1 END) AS solved, count(CASE WHEN NOT solved THEN 1 END) AS failed"
+    [told] = rows(tmp_path, f"{query} FROM outcomes", **params)
+    assert {name: counts[name] for name in ("solved", "failed")} == told
+    assert counts["solved"] == {None: 0, 0.5: 8, 0.6: 0, -1.0: 16}[success_reward]
+
+
+def test_tasks_of_which_the_runs_say_something_else_are_left_out(tmp_path: Path) -> None:
+    """What is recorded of them would be of two splits or two environments, and no rule would take any of it."""
+    env = WebShop(**SMALL)
+    train = [task.task_id for task in env.tasks("train")]
+    said = [{"env": "other"}, {"split": "test"}, {"env": "webshop", "split": "train"}, {}]
+    with RunWriter(tmp_path / "import", set()) as writer:
+        for task_id, of_task in zip(train, said, strict=False):
+            messages = [{"role": "user", "content": "s_0"}, {"role": "assistant", "content": "x"}]
+            writer.add(record(task_id=task_id, role="expert", messages=messages, reward=0.0, **of_task))
+    counts = explore(tmp_path, env, Novice(), plans=["initial"], settings=Settings("policy", 1))
+    assert counts.conflicts == sorted(train[:2])
+    assert counts["rollouts"] == len(train) - 2
+    assert rows(tmp_path, "SELECT * FROM task_worlds WHERE problem IS NOT NULL") == []
+    again = explore(tmp_path, env, Expert(), plans=["initial"], settings=Settings("expert", 0))
+    assert again.conflicts == counts.conflicts and again["rollouts"] == len(train) - 2
+    command = [*("explore", "--runs", tmp_path, "--env", "envs.webshop:WebShop", "--policy", "envs.webshop:Novice")]
+    arguments = [f"--env-arg={name}={value}" for name, value in SMALL.items()]
+    done = trajkit(*command, *arguments, "--iteration", 1)
+    assert done.err.splitlines()[-1].endswith(f": {', '.join(sorted(train[:2]))}")
+    assert "2 tasks left out" in done.err
 
 
 def test_the_step_budget_is_the_whole_paths(tmp_path: Path) -> None:

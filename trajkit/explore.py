@@ -105,6 +105,7 @@ def _round(
     """Run what the plans ask for now. Returns whether anything new is known."""
     with Runs(runs, params) as recorded, RunWriter(folder, existing_ids(runs)) as writer:
         found = Counts()
+        found.conflicts = counts.conflicts
         rollouts = _missing(recorded, actor, tasks, plans, settings, params["samples"], found)
         if not counts:  # what later rounds find done was run here
             counts.update(found)
@@ -288,7 +289,7 @@ def _missing(
     plans: Sequence[str],
     settings: Settings,
     samples: int,
-    counts: Counter[str],
+    counts: Counts,
 ) -> list[Rollout]:
     """The plan minus done, grouped by parent and sorted, so that one replay serves all states of a parent."""
     if settings.role != "expert" and settings.split == "train":
@@ -307,7 +308,7 @@ def _missing(
         }
     wanted = {rollout for rollout in wanted if _ours(rollout, settings)}
     ours = {rollout for rollout in wanted if rollout.task_id in tasks}
-    counts["other_tasks"] = len(wanted) - len(ours)
+    counts["other_tasks"] = sum(rollout.task_id not in counts.conflicts for rollout in wanted - ours)
     counts["already_done"] = len(ours & done)
     return sorted(ours - done, key=lambda r: (r.parent_id or "", r.task_id, r.branch_step, r.sample))
 

@@ -37,8 +37,14 @@ TRAJECTORIES = (
         "Unique. Derived from the content, so importing the same thing twice changes nothing.",
     ),
     Field("task_id", "VARCHAR", True, "The subtask: one initial state s_0 (environment, instruction, situation)."),
-    Field("env", "VARCHAR", False, "The environment's name. Null: not said."),
-    Field("split", "VARCHAR", False, "train, test, ... Null reads as train. Only train is ever trained on."),
+    Field("env", "VARCHAR", False, "The environment's name. Null: not said here; a task has one, over all files."),
+    Field(
+        "split",
+        "VARCHAR",
+        False,
+        "train, test, ... Null reads as what tasks, or another trajectory of the task, says, else as train. A task has "
+        "one split, over all files. Only train is ever trained on.",
+    ),
     Field(
         "role",
         "VARCHAR",
@@ -115,7 +121,9 @@ MESSAGES = (
 TASKS = (
     Field("task_id", "VARCHAR", True, "The subtask, as in trajectories."),
     Field("env", "VARCHAR", False, "The environment's name. Null: not said."),
-    Field("split", "VARCHAR", False, "train, test, ... Null reads as train."),
+    Field(
+        "split", "VARCHAR", False, "train, test, ... Null reads as what trajectories of the task say, else as train."
+    ),
     Field(
         "meta",
         "VARCHAR",

@@ -53,4 +53,4 @@ FROM identified AS i
 INNER JOIN outcomes AS o ON i.trajectory_id = o.trajectory_id
 LEFT JOIN expert_steps AS e ON i.example_id = e.example_id
 LEFT JOIN untrained_steps AS u ON i.example_id = u.example_id
-WHERE t.branch_step + t.n_steps - i.from_step > coalesce(u.n_steps, 0)
+WHERE o.n_actions - i.from_step > coalesce(u.n_steps, 0)
