@@ -160,9 +160,9 @@ def test_ipr_pairs_no_two_sides_that_begin_with_one_action() -> None:
             WON,
             policy("repeats", "ab", parent="e", at=1),
             policy("differs", "bb", parent="e", at=1),
-            scorer("s", "e", 1, 1.0),
-            scorer("s1", "repeats", 1, 0.0),
-            scorer("s2", "differs", 1, 0.0),
+            scorer("s", "e", 2, 1.0),
+            scorer("s1", "repeats", 2, 0.0),
+            scorer("s2", "differs", 2, 0.0),
         )
     )
     assert pairs(world, "ipr") == [("e", "differs", 1, None)]

@@ -10,24 +10,31 @@ WITH compared AS (
         e.value AS expert_value,
         o.trajectory_id AS rollout_id,
         o.value AS rollout_value,
-        e.value > o.value AS expert_won
+        e.value > o.value AS expert_won,
+        e.n_actions = o.n_actions AS as_long
     FROM best_expert AS e
     INNER JOIN outcomes AS o ON e.task_id = o.task_id
     INNER JOIN current_iteration AS c ON o.iteration = c.iteration
-    INNER JOIN action_sequences AS a ON e.expert_id = a.trajectory_id
-    INNER JOIN action_sequences AS b ON o.trajectory_id = b.trajectory_id
-    WHERE
-        o.role = 'policy' AND o.split = 'train' AND o.branch_step = 0 AND o.n_actions > 0 AND o.value != e.value
-        AND a.actions_digest != b.actions_digest
+    WHERE o.role = 'policy' AND o.split = 'train' AND o.branch_step = 0 AND o.n_actions > 0 AND o.value != e.value
+),
+
+-- what differs in length differs: few are left to compare
+repeated AS (
+    SELECT c.rollout_id
+    FROM compared AS c
+    INNER JOIN action_sequences AS a ON c.expert_id = a.trajectory_id
+    INNER JOIN action_sequences AS b ON c.rollout_id = b.trajectory_id
+    WHERE c.as_long AND a.actions_digest = b.actions_digest
 )
 
 SELECT
     'trajectory' AS level,
-    task_id,
+    c.task_id,
     0 AS from_step,
     CAST(NULL AS INTEGER) AS end_step,
-    CASE WHEN expert_won THEN expert_id ELSE rollout_id END AS chosen_id,
-    CASE WHEN expert_won THEN rollout_id ELSE expert_id END AS rejected_id,
-    greatest(expert_value, rollout_value) AS chosen_reward,
-    least(expert_value, rollout_value) AS rejected_reward
-FROM compared
+    CASE WHEN c.expert_won THEN c.expert_id ELSE c.rollout_id END AS chosen_id,
+    CASE WHEN c.expert_won THEN c.rollout_id ELSE c.expert_id END AS rejected_id,
+    greatest(c.expert_value, c.rollout_value) AS chosen_reward,
+    least(c.expert_value, c.rollout_value) AS rejected_reward
+FROM compared AS c
+ANTI JOIN repeated AS r ON c.rollout_id = r.rollout_id
