@@ -30,8 +30,9 @@ def rollouts(oracle: Oracle) -> dict[tuple[Any, ...], dict[str, list[str]]]:
     """The rollouts from s_0 with an outcome, by (split, role, actor, iteration) and task."""
     groups: dict[tuple[Any, ...], dict[str, list[str]]] = {}
     for id, row in oracle.t.items():
-        if row["role"] != "scorer" and row["branch_step"] == 0 and oracle.solved(id) is not None:
-            group = (row["split"] or "train", row["role"], row["actor"], oracle.iteration(id))
+        counts = oracle.solved(id) is not None and oracle.split(id) is not None  # else two splits or envs are said
+        if row["role"] != "scorer" and row["branch_step"] == 0 and counts:
+            group = (oracle.split(id), row["role"], row["actor"], oracle.iteration(id))
             groups.setdefault(group, {}).setdefault(row["task_id"], []).append(id)
     return groups
 
@@ -191,7 +192,7 @@ def exploration_cost(oracle: Oracle) -> list[Row]:
 def trajectory_counts(oracle: Oracle) -> list[Row]:
     groups: dict[tuple[Any, ...], list[str]] = {}
     for id, row in oracle.t.items():
-        groups.setdefault((row["role"], row["actor"], oracle.iteration(id), row["split"] or "train"), []).append(id)
+        groups.setdefault((row["role"], row["actor"], oracle.iteration(id), oracle.split(id)), []).append(id)
     rows = []
     for group, ids in groups.items():
         branches = sum(oracle.t[id]["branch_step"] > 0 for id in ids)
@@ -307,7 +308,7 @@ def test_actors_splits_and_iterations_are_apart() -> None:
             policy("a", "a", reward=1.0, **one),
             policy("b", "a", **{**one, "actor": "theta-1"}),
             policy("c", "a", **{**one, "actor": None}),
-            policy("d", "a", **{**one, "split": None}),
+            policy("d", "a", **{**one, "split": None}, task="u"),
             policy("e", "a", **one, iteration=2),
         )
     )

@@ -217,7 +217,7 @@ def test_the_summary_is_true(world: Path, tmp_path: Path) -> None:
 def test_left_out_counts_every_reason(tmp_path: Path) -> None:
     """Each trajectory is chosen or counted once."""
     runs = write_run(
-        tmp_path / "runs", pair("e"), pair("f", reward=0), pair("t", split="test"), policy("s", role="scorer"),
+        tmp_path / "runs", pair("e"), pair("f", reward=0), pair("t", "u", split="test"), policy("s", role="scorer"),
         policy("x", ended="error"), policy("d", ended="drift"), policy("n", reward=None), policy("z", n_steps=0),
         policy("w"),
     )  # fmt: skip
@@ -303,8 +303,8 @@ def test_duplicates_that_differ_are_refused_with_both_places(tmp_path: Path) -> 
 
 # Name: what is beside the sound "e", the method, and how many examples there are.
 HARMLESS: dict[str, tuple[list[Pair], str, int]] = {
-    "test split": ([pair("x", split="test", reward=NAN)], "eef", 1),
-    "test split's parent": ([policy("x", split="test", parent_id="gone", branch_step=1)], "eef", 1),
+    "test split": ([pair("x", "u", split="test", reward=NAN)], "eef", 1),
+    "test split's parent": ([policy("x", task="u", split="test", parent_id="gone", branch_step=1)], "eef", 1),
     "scorer": ([policy("x", role="scorer", n_steps=3, reward=NAN, parent_id="gone")], "eef", 1),
     "error": ([([traj("x", ended="error", reward=NAN, n_steps=9)], talk("x"))], "eef", 1),
     "drift": ([policy("x", ended="drift", parent_id="gone", branch_step=2)], "eef", 1),
@@ -417,7 +417,7 @@ OWN: dict[str, tuple[str, int | str]] = {
 def test_a_method_of_ones_own(tmp_path: Path, name: str) -> None:
     sql, wanted = OWN[name]
     runs = write_run(
-        tmp_path / "runs", pair("e"), pair("f", reward=0.5), pair("t", split="test", role="policy"),
+        tmp_path / "runs", pair("e"), pair("f", reward=0.5), pair("t", "u", split="test", role="policy"),
         policy("s", role="scorer", reward=0), policy("x", ended="error", reward=None),
     )  # fmt: skip
     mine = tmp_path / "mine.sql"
