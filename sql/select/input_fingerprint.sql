@@ -1,6 +1,6 @@
--- input_fingerprint: a digest of what the rules read of trajectories and tasks (the text of messages apart, for which
--- actions_digest stands where it was recorded).
--- One row: the sum of a digest of each trajectory and each task, the same for any order and any split over files; null
+-- input_fingerprint: a digest of what the rules read of trajectories and tasks, and of the actions' own weights (not of
+-- the text of messages, for which actions_digest stands where it was recorded).
+-- One row: the sum of a digest of each trajectory, task and weight, the same for any order and any split over files; null
 -- of none. char 30 stands for null, so that it is not the empty text. The reward has all of its digits.
 WITH digests AS (
     SELECT
@@ -32,6 +32,11 @@ WITH digests AS (
             coalesce(problem, chr(30))
         )) AS digest
     FROM task_worlds
+    UNION ALL
+    SELECT
+        md5_number_lower(concat_ws(chr(31), 'weight', trajectory_id, seq, printf('%.9e', weight))) AS digest
+    FROM messages
+    WHERE weight IS NOT NULL
 )
 
 SELECT sum(CAST(digest AS DECIMAL(38, 0))) AS fingerprint

@@ -79,6 +79,5 @@ FROM identified AS p
 INNER JOIN counted AS n ON p.pair_id = n.pair_id
 INNER JOIN outcomes AS c ON p.chosen_id = c.trajectory_id
 INNER JOIN outcomes AS r ON p.rejected_id = r.trajectory_id
-INNER JOIN trajectories AS t ON p.chosen_id = t.trajectory_id
 WHERE
     n.chosen_end - p.from_step > n.n_chosen_untrained AND n.rejected_end - p.from_step > n.n_rejected_untrained
