@@ -591,7 +591,7 @@ def test_the_files_have_their_schema_also_when_empty(
     full = (WON, policy("p", "b"), policy("q", "b", parent="e", at=1))
     for world, n in ((World(full), 3), (World((expert("e", "a", reward=None),)), 0)):
         out = tmp_path / "out.parquet"
-        select(write(world, tmp_path / f"runs{n}"), out, method=method)
+        select(write(world, tmp_path / f"runs{n}"), out, method=method, allow_empty=True)
         frame = pl.read_parquet(out)
         assert len(frame) == (n if method != "nat" else min(n, 1))
         assert pq.read_schema(out).metadata[b"trajkit.kind"].decode() == kind
