@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from trajkit.engine import Runs, column_problems, first_line, source_of, torn, typed_sql
 from trajkit.errors import BadData, TrajkitError
-from trajkit.object_store import Location, let_read
+from trajkit.object_store import Location, Url, let_read
 from trajkit.rules import Rule, closure, references, rules
-from trajkit.schema import TABLES
-from trajkit.store import parts
+from trajkit.store import all_parts
 from trajkit.terminal import clean
 
 if TYPE_CHECKING:
@@ -94,11 +93,14 @@ def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
     """Every mistake in a runs/ folder: first those of whole files, then those of rows in the files that are sound, then
     the warnings."""
     unsound: set[Location] = set()
-    for table in TABLES:
-        for file in parts(path, table):
-            for problem in _file_problems(table, file):
+    checked: set[Location] = set()
+    while new := [(table, file) for table, file in _files(path) if file not in checked]:
+        for table, file in new:
+            checked.add(file)
+            problems = list(_file_problems(table, file))
+            if problems and not _gone(file):
                 unsound.add(file)
-                yield problem
+                yield from problems
     try:
         with Runs(path, without=unsound) as runs:
             for name in ("task_worlds", "outcomes", "path_segments"):
@@ -109,13 +111,22 @@ def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
                     if rule.kind == kind:
                         yield from _run(runs, rule)
     except TrajkitError:
-        files = [(table, file) for table in TABLES for file in parts(path, table) if file not in unsound]
-        problems = [problem for table, file in files for problem in _row_problems(table, file)]
+        files = [(table, file) for table, file in _files(path) if file not in unsound]
+        problems = [p for table, file in files for p in list(_row_problems(table, file)) if not _gone(file)]
         if not problems:
             raise
         yield from problems
         reason = "the rows of the other files were not all checked, for these files stopped it"
         yield Problem("not_checked", None, reason, str(path))
+
+
+def _files(path: str | os.PathLike[str]) -> list[tuple[str, Location]]:
+    return [(table, file) for table, files in all_parts(path).items() for file in files]
+
+
+def _gone(file: Location) -> bool:
+    """Whether it is no longer there: `compact` has put its rows into another."""
+    return not file.exists() if isinstance(file, Url) else not os.path.lexists(file)
 
 
 def _refuse(runs: AnyRuns, names: Iterable[str], checked: str) -> None:

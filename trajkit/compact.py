@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from trajkit.engine import LOST, MEMORY_LIMIT, first_line, identifier, quoted
 from trajkit.errors import BadData, TrajkitError, UsageError
 from trajkit.files import hide, rename, sync
+from trajkit.listing import is_folder, walk
 from trajkit.object_store import here
 from trajkit.progress import bar
 from trajkit.rules import functions, rules
@@ -183,10 +184,9 @@ def _connection(memory_limit: str, threads: int | None) -> Iterator[duckdb.DuckD
 
 def _find(root: Path, summary: Summary) -> Iterator[tuple[Path, list[Path]]]:
     """The run folders below `root` with their parts, sorted. Counts the Parquet files that lie elsewhere."""
-    for folder, folders, files in os.walk(root, followlinks=True):
-        found = [Path(folder, name) for name in sorted(folders) if _PART.fullmatch(name)]
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _PART.fullmatch(name))
-        summary.other_files += sum(name.endswith(".parquet") for name in files)
+    for folder, _, entries in walk(root, enter=lambda name: not name.startswith(".") and not _PART.fullmatch(name)):
+        found = [Path(entry.path) for entry in entries if _PART.fullmatch(entry.name) and is_folder(entry)]
+        summary.other_files += sum(entry.name.endswith(".parquet") and not is_folder(entry) for entry in entries)
         if found:
             yield Path(folder), found
 

@@ -130,10 +130,10 @@ class Runs:
         self.con.execute(f"SET search_path = '{MADE},main'")
         for function in functions():
             self.con.execute(function)
-        self._undefined = set(views())  # rules whose views nobody has asked for yet: to make all takes half a second
-        self._shared: set[str] = set()
         if allow_read is not None:
             self._confine(allow_read)
+        self._named: dict[str, str] = {}  # what `view` has given a name
+        self._ids: object = None  # tells the trajectories from others, where `make` has read them
         self._read_folder()
 
     def confined(self, allow_read: Collection[str | os.PathLike[str]] = ()) -> Runs:
@@ -159,11 +159,15 @@ class Runs:
 
     def _read_folder(self) -> None:
         """Make the tables' views of the files that are there now."""
+        import duckdb
+
         self.files = {
             table: [file for file in files if file not in self._without]
             for table, files in all_parts(self.path).items()
         }
         self._alike.clear()
+        self._undefined = set(views())  # rules whose views nobody has asked for yet: to make all takes half a second
+        self._shared: set[str] = set()
         try:
             files = [file for files in self.files.values() for file in files]
             for file, reason in zip(files, side_by_side(partial(torn, opened=self._open), files), strict=True):
@@ -171,13 +175,28 @@ class Runs:
                     raise BadData(f"{file}: {reason}. {LOST}")
             for table, files in self.files.items():
                 self._refuse_files(table, files)
-            for statement in self._table_statements():
-                with self.errors():
+            with self.errors():
+                for statement in self._table_statements():
                     self.con.execute(statement)
+                for name, sql in list(self._named.items()):
+                    try:
+                        self.con.execute(f"CREATE OR REPLACE VIEW main.{name} AS {sql}")
+                    except duckdb.CatalogException:  # it read what `drop` has dropped
+                        del self._named[name]
+                if self.made and self._identity() != self._ids:
+                    grown = "trajectories were added and parts put together while it was read. Run this again."
+                    raise TrajkitError(f"{self.path}: {grown}")
         except TrajkitError:
             if not self._gone():
                 raise
             self._read_folder()
+
+    def _identity(self) -> object:
+        """Which trajectories there are, as a count and a sum of digests."""
+        return self.con.execute(
+            "SELECT count(*), sum(hash(trajectory_id)) FROM (SELECT trajectory_id FROM main.all_trajectories "
+            "ANTI JOIN main.repeated USING (trajectory_id) UNION ALL SELECT trajectory_id FROM main.repeated)"
+        ).fetchall()
 
     def _gone(self) -> Location | None:
         """A file that the views read and that is no longer there: `compact` has put its rows into another. None: all
@@ -270,6 +289,19 @@ class Runs:
 
         `threads`: fewer than the engine has need less memory, for each reads a row group at a time. None: all.
         """
+        given = False
+        try:
+            for batch in self._batches(query, rows, threads):
+                given = True
+                yield batch
+            return
+        except TrajkitError:
+            if given or not self._gone():
+                raise
+        self._read_folder()
+        yield from self.batches(query, rows, threads)
+
+    def _batches(self, query: str, rows: int, threads: int | None) -> Iterator[pa.RecordBatch]:
         import duckdb
 
         with self.errors(), self.con.cursor() as cursor:
@@ -309,8 +341,13 @@ class Runs:
     def make(self, name: str, sql: str) -> None:
         """Put the answer of `sql` into a table `name`, which later queries read in place of the rule of that name."""
         query = self.compose(sql)
+        if not self.made:
+            self._ask("", self._note_identity)
         self._ask(query, lambda: self.con.execute(f"CREATE OR REPLACE TABLE {MADE}.{name} AS {query}"))
         self.made.add(name)
+
+    def _note_identity(self) -> None:
+        self._ids = self._identity()
 
     def drop(self, name: str) -> None:
         """Forget what `make` put into the table `name`."""
@@ -320,8 +357,9 @@ class Runs:
 
     def view(self, name: str, sql: str) -> None:
         """Give `sql` a name for the queries that follow: a view, asked anew by each."""
-        with self.errors():
-            self.con.execute(f"CREATE OR REPLACE VIEW {name} AS {self.compose(sql)}")
+        composed = self.compose(sql)
+        self._ask("", lambda: self.con.execute(f"CREATE OR REPLACE VIEW main.{name} AS {composed}"))
+        self._named[name] = composed
 
     def columns(self, name: str) -> list[str]:
         """The names of a relation's columns."""
@@ -338,19 +376,23 @@ class Runs:
         """
         if not self.files[table]:
             return {}
-        source = self._source(table, ", filename = true, file_row_number = true")
         seq = "CAST(seq AS INTEGER)" if table == "messages" else "CAST(NULL AS INTEGER)"
         id = "task_id" if table == "tasks" else "trajectory_id"
-        found = self.rows(
-            f"WITH lying AS (SELECT CAST({id} AS VARCHAR) AS trajectory_id, {seq} AS seq, filename, "
-            f"file_row_number FROM {source}), sought AS (SELECT unnest(CAST($1 AS VARCHAR[])) AS trajectory_id, "
-            "unnest(CAST($2 AS INTEGER[])) AS seq) "
-            "SELECT s.trajectory_id, s.seq, array_to_string(list(l.filename || ' (row ' || l.file_row_number || ')' "
-            "ORDER BY l.filename, l.file_row_number)[:3], ' and ') AS place FROM lying AS l JOIN sought AS s "
-            "ON l.trajectory_id IS NOT DISTINCT FROM s.trajectory_id AND l.seq IS NOT DISTINCT FROM s.seq GROUP BY ALL",
-            [[key for key, _ in keys], [number for _, number in keys]],
-        )
-        return {(row["trajectory_id"], row["seq"]): row["place"] for row in found}
+
+        def ask() -> list[tuple[Any, ...]]:
+            source = self._source(table, ", filename = true, file_row_number = true")  # other files after a `compact`
+            return self.con.execute(
+                f"WITH lying AS (SELECT CAST({id} AS VARCHAR) AS trajectory_id, {seq} AS seq, filename, "
+                f"file_row_number FROM {source}), sought AS (SELECT unnest(CAST($1 AS VARCHAR[])) AS trajectory_id, "
+                "unnest(CAST($2 AS INTEGER[])) AS seq) "
+                "SELECT s.trajectory_id, s.seq, array_to_string(list(l.filename || ' (row ' || l.file_row_number "
+                "|| ')' ORDER BY l.filename, l.file_row_number)[:3], ' and ') AS place FROM lying AS l JOIN sought "
+                "AS s ON l.trajectory_id IS NOT DISTINCT FROM s.trajectory_id AND l.seq IS NOT DISTINCT FROM s.seq "
+                "GROUP BY ALL",
+                [[key for key, _ in keys], [number for _, number in keys]],
+            ).fetchall()
+
+        return {(trajectory_id, seq): place for trajectory_id, seq, place in self._ask("", ask)}
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -405,7 +447,7 @@ class Runs:
     def _view_statements(self, name: str, given: Collection[str] = ()) -> Iterator[str]:
         rule = views()[name]
         sql = self.params_sql if name == "params" else rule.sql
-        yield f"CREATE VIEW main.{name} AS {compose(sql, {'params': self.params_sql}, given)}"
+        yield f"CREATE OR REPLACE VIEW main.{name} AS {compose(sql, {'params': self.params_sql}, given)}"
         yield f"COMMENT ON VIEW main.{name} IS {quoted(rule.title)}"
 
     def _ask(self, query: str, run: Callable[[], Answer]) -> Answer:
@@ -448,15 +490,15 @@ class Runs:
                     if rule.name in given - self._shared:
                         self._share(rule)
             if name in self._undefined:
-                self._undefined.discard(name)
                 for statement in self._view_statements(name, given):
                     self.con.execute(statement)
+                self._undefined.discard(name)  # only now: a part that goes away makes the statement fail
 
     def _share(self, rule: Rule) -> None:
         """Put a rule's answer into a table, over which its view is."""
         query = compose(rule.sql, {"params": self.params_sql}, self._shared)
         with self.con.cursor() as cursor:  # its search path is main alone: what `make` has made is not for the views
-            cursor.execute(f"CREATE TABLE shared.{rule.name} AS {query}")
+            cursor.execute(f"CREATE OR REPLACE TABLE shared.{rule.name} AS {query}")
             cursor.execute(f"CREATE OR REPLACE VIEW main.{rule.name} AS FROM shared.{rule.name}")
             cursor.execute(f"COMMENT ON VIEW main.{rule.name} IS {quoted(rule.title)}")
         self._shared.add(rule.name)

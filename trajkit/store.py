@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trajkit.errors import TrajkitError
 from trajkit.files import abandoned, make_folder, owner, rename
 from trajkit.files import whole as whole_file
+from trajkit.listing import is_folder, refuse_irregular, walk
 from trajkit.object_store import Location, Url, locate, side_by_side
 from trajkit.records import Record, Row, to_json
 from trajkit.schema import TABLES, arrow_schema
@@ -41,7 +42,8 @@ being_written: set[str] = set()  # the names of this process's own hidden parts
 def parts(runs: str | os.PathLike[str], table: str) -> list[Location]:
     """All files of `table` below `runs`, sorted: `**/<table>*.parquet`, hidden folders left out.
 
-    `runs` may also be a single Parquet file of that table, and a URL. Empty when there is none.
+    `runs` may also be a single Parquet file of that table, and a URL. Links are followed, and each file is there once.
+    Empty when there is none. Raises BadData for a folder that cannot be read and for what is no regular file.
     """
     return all_parts(runs)[table]
 
@@ -59,11 +61,22 @@ def all_parts(runs: str | os.PathLike[str]) -> dict[str, list[Location]]:
 def _listed(root: Location) -> list[str]:
     if isinstance(root, Url):
         return [f"{root}/{name}" for name in of_whole_parts(root.below())]
-    found: list[str] = []
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = (name for name in folders if not name.startswith("."))
-        found += (os.path.join(folder, name) for name in files if name.endswith(".parquet"))
-    return sorted(found)
+    found: list[tuple[bool, str, str]] = []
+    for _, real, entries in walk(root, enter=lambda name: not name.startswith(".")):
+        for entry in entries:
+            if _of_a_table(entry.name) and not is_folder(entry):
+                refuse_irregular(entry)
+                linked = entry.is_symlink()
+                lies = os.path.realpath(entry.path) if linked else os.path.join(real, entry.name)
+                found.append((linked, entry.path, lies))
+    once: dict[str, str] = {}  # a link to a file that lies below the folder as well is passed over
+    for _, path, lies in sorted(found):
+        once.setdefault(lies, path)
+    return sorted(once.values())
+
+
+def _of_a_table(name: str) -> bool:
+    return name.endswith(".parquet") and name.startswith(tuple(TABLES))
 
 
 def of_whole_parts(names: Iterable[str]) -> list[str]:

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from trajkit.engine import column_problems
 from trajkit.errors import BadData, UsageError
 from trajkit.schema import JSON_COLUMNS, TABLES
-from trajkit.store import of_whole_parts
+from trajkit.store import all_parts, of_whole_parts
 
 # The contract's types in Spark, and Spark's in DuckDB's words, in which the contract says what a file may hold.
 SPARK_TYPES = {
@@ -37,6 +37,9 @@ def listed(spark: Any, path: str) -> dict[str, list[str]]:
         root = system.makeQualified(root)
         if not system.exists(root):
             raise UsageError(f"{path}: there is no such folder. --runs (or --input) names the folder of runs.")
+        if system.getScheme() == "file":
+            name = unquote(root.toUri().getRawPath())
+            return {table: [f"file:{file}" for file in files] for table, files in all_parts(name).items()}
         files = system.listFiles(root, True)
         while files.hasNext():
             file = files.next().getPath()
