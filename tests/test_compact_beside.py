@@ -158,7 +158,7 @@ def test_validate_beside_it(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None
         writer.add(wrong)
     expected = [(problem.check, problem.trajectory_id) for problem in validate(runs)]
     assert expected and {check for check, _ in expected} == {"n_steps_mismatch"}
-    for name in ("_file_problems", "_lay_out", "_run"):
+    for name in ("_file_problems", "_run"):
         for when in (1, 2, 3):
             found, calls = getattr(checks, name), 0
 

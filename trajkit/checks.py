@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from trajkit.digests import SUMS, damage, damaged_page, read_sums
 from trajkit.engine import Runs, column_problems, first_line, source_of, torn, typed_sql
 from trajkit.errors import BadData, TrajkitError
 from trajkit.object_store import Location, Url, let_read
@@ -94,6 +95,8 @@ def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
     the warnings."""
     unsound: set[Location] = set()
     checked: set[Location] = set()
+    for folder in dict.fromkeys(file.parent for _, file in _files(path)):
+        yield from _missing(folder)
     while new := [(table, file) for table, file in _files(path) if file not in checked]:
         for table, file in new:
             checked.add(file)
@@ -164,7 +167,7 @@ def _run(runs: AnyRuns, rule: Rule, limit: int | None = None) -> Iterator[Proble
 def _file_problems(table: str, file: Location) -> Iterator[Problem]:
     import duckdb
 
-    if reason := torn(file):
+    if reason := torn(file) or _damage(file):
         yield Problem("torn_file", None, reason, str(file))
         return
     try:
@@ -174,6 +177,30 @@ def _file_problems(table: str, file: Location) -> Iterator[Problem]:
         return
     for problem in column_problems(table, types):
         yield Problem("columns", None, problem, str(file))
+
+
+def _missing(folder: Location) -> Iterator[Problem]:
+    """The files that SHA256SUMS names and that are not there."""
+    try:
+        given = read_sums(folder)
+    except BadData:
+        return  # what is said of each of its files
+    for name in given:
+        if not (folder / name).exists() and folder.exists():
+            reason = f"it is not there, and {SUMS} beside it names it. Restore it, or take its line away"
+            yield Problem("missing_file", None, reason, str(folder / name))
+
+
+def _damage(file: Location) -> str | None:
+    """What the digest beside the file, or the checksums of its pages where it has none, say against it."""
+    try:
+        given = read_sums(file.parent)
+        if file.name not in given:
+            return damaged_page(file)
+        with file.open("rb") as opened:
+            return damage(file, cast(BinaryIO, opened), given)
+    except (BadData, OSError) as error:
+        return f"cannot be verified: {error}"
 
 
 def _row_problems(table: str, file: Location) -> Iterator[Problem]:

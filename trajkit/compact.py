@@ -13,13 +13,14 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trajkit.digests import SUMS, Hashed, damage, damaged_page, read_sums, sums
 from trajkit.engine import LOST, MEMORY_LIMIT, first_line, identifier, quoted
 from trajkit.errors import BadData, TrajkitError, UsageError
 from trajkit.files import hide, rename, sync
@@ -200,7 +201,7 @@ def _sound(found: Sequence[Path], run: Run) -> list[Part]:
     parts = []
     for path in found:
         with _reading([path]):
-            names = sorted(os.listdir(path))
+            names = sorted(name for name in os.listdir(path) if name != SUMS)
         tables = [name.removesuffix(".parquet") for name in names]
         if path.is_symlink() or tables not in (["messages", "trajectories"], ["tasks"], sorted(KEYS)):
             run.left[path.name] = "it is a link" if path.is_symlink() else f"it holds {', '.join(names) or 'nothing'}"
@@ -352,18 +353,21 @@ def _merge(con: duckdb.DuckDBPyConnection, group: Sequence[Part], summary: Summa
     try:
         hidden.mkdir()
         with _reading([part.path for part in group]):
+            for old in group:
+                _verify(old)
             _n_old_digests(con, group)
             _find_repeated(con, group, summary)
-            for table in tables:
-                _write(con, group, table, hidden / f"{table}.tmp")
+            digests = {f"{table}.parquet": _write(con, group, table, hidden / f"{table}.tmp") for table in tables}
         for table in tables:
             rename(hidden / f"{table}.tmp", hidden / f"{table}.parquet")
-        part, size = run / f"part-{_digest(hidden)}", sum(file.stat().st_size for file in hidden.iterdir())
+        part, size = run / f"part-{_digest(hidden, digests)}", sum(file.stat().st_size for file in hidden.iterdir())
+        (hidden / SUMS).write_bytes(sums(digests))
+        sync(hidden / SUMS)
         try:
             rename(hidden, part)
         except OSError:
             if not all((part / name).is_file() and filecmp.cmp(hidden / name, part / name, shallow=False)
-                       for name in os.listdir(hidden)):  # fmt: skip
+                       for name in digests):  # fmt: skip
                 raise
             # It is there: its rows lay in it and in others, or another `compact` was first.
             sync(run)
@@ -420,8 +424,21 @@ def _shared(parts: Sequence[Part]) -> str:
     )
 
 
-def _write(con: duckdb.DuckDBPyConnection, group: Sequence[Part], table: str, file: Path) -> None:
-    """Write the table's rows in a total order, and bring them to the disk."""
+def _verify(part: Part) -> None:
+    """Raise BadData where a file is not what was written: the new part would be damaged, and the old one gone."""
+    given = read_sums(part.path)
+    for table in part.schemas:
+        file = part.path / f"{table}.parquet"
+        with file.open("rb") as opened:
+            reason = damage(file, opened, given)
+        if reason is None and file.name not in given:
+            reason = damaged_page(file)
+        if reason:
+            raise BadData(f"{file}: {reason}. {LOST}")
+
+
+def _write(con: duckdb.DuckDBPyConnection, group: Sequence[Part], table: str, file: Path) -> str:
+    """Write the table's rows in a total order, and bring them to the disk. Returns the file's SHA-256."""
     import pyarrow.parquet as pq
 
     schema, keys = group[0].schemas[table], KEYS[table]
@@ -443,13 +460,15 @@ def _write(con: duckdb.DuckDBPyConnection, group: Sequence[Part], table: str, fi
     order = [*keys, *(name for name in schema.names if again and name not in keys)]  # all columns cost more
     reader = con.sql(f"{rows} ORDER BY {', '.join(map(identifier, order))}").to_arrow_reader(BATCH_ROWS)
     with file.open("wb") as handle:
-        with pq.ParquetWriter(handle, schema, compression="zstd") as writer:
+        hashed = Hashed(handle)
+        with pq.ParquetWriter(hashed, schema, compression="zstd", write_page_checksum=True) as writer:
             for chunk in _row_groups(reader):
                 writer.write_table(chunk.cast(schema), row_group_size=chunk.num_rows)
                 n_rows -= chunk.num_rows
         handle.flush()
         os.fsync(handle.fileno())
     assert n_rows == 0, f"{n_rows} rows of {table} were not written"
+    return hashed.hexdigest()
 
 
 def _row_groups(batches: pa.RecordBatchReader) -> Iterator[pa.Table]:
@@ -489,12 +508,17 @@ def _sizes(batch: pa.RecordBatch) -> list[int]:
     return found
 
 
-def _digest(folder: Path) -> str:
-    """The digest of all files in a folder."""
+def _digest(folder: Path, written: Mapping[str, str]) -> str:
+    """The digest of all files in a folder. Raises TrajkitError where one does not hold what was written into it."""
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for name in sorted(written):
+        with (folder / name).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256")
+        if found.hexdigest() != written[name]:
+            raise TrajkitError(
+                f"{folder.parent}: the disk does not give back what was written. Nothing was taken away."
+            )
+        digest.update(found.digest())
     return digest.hexdigest()[:16]
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar
 
+from trajkit.digests import damage, read_sums
 from trajkit.errors import BadData, OutOfMemory, TrajkitError, UsageError
 from trajkit.object_store import Location, Url, absolute, let_read, locate, side_by_side, told_by_store
 from trajkit.progress import query_bar
@@ -173,6 +175,7 @@ class Runs:
             for file, reason in zip(files, side_by_side(partial(torn, opened=self._open), files), strict=True):
                 if reason:
                     raise BadData(f"{file}: {reason}. {LOST}")
+            self._verify([file for table, files in self.files.items() if table != "messages" for file in files])
             for table, files in self.files.items():
                 self._refuse_files(table, files)
             with self.errors():
@@ -190,6 +193,52 @@ class Runs:
             if not self._gone():
                 raise
             self._read_folder()
+
+    def verify_messages(self, chosen: str | None = None) -> None:
+        """Raise BadData for a file of messages that is not what was written, by the digest beside it.
+
+        `chosen` is a query for trajectory ids: only the files that hold messages of those. Files in an object store
+        are not read for it: the store itself verifies them, and `validate` does.
+        """
+        if isinstance(self.path, Url) or not self.files["messages"]:
+            return
+
+        def holding() -> list[Location]:
+            if chosen is None:
+                return self.files["messages"]
+            source = self._source("messages", ", filename = true")
+            found = self.con.execute(
+                f"SELECT DISTINCT filename FROM {source} WHERE CAST(trajectory_id AS VARCHAR) IN ({chosen})"
+            ).fetchall()
+            names = {name for (name,) in found}
+            return [file for file in self.files["messages"] if str(file) in names]
+
+        try:
+            self._verify(self._ask("", holding))
+        except BadData:
+            if not self._gone():
+                raise
+            self._read_folder()
+            self.verify_messages(chosen)
+
+    def _verify(self, files: Sequence[Location]) -> None:
+        """Raise BadData for a file that is not what was written, by the digest beside it."""
+        folders = list(dict.fromkeys(file.parent for file in files))
+        given = dict(zip(folders, side_by_side(read_sums, folders), strict=True))
+
+        def damaged(file: Location) -> str | None:
+            if file.name not in given[file.parent]:
+                return None
+            try:
+                with self._open(file) as opened:
+                    return damage(file, opened, given[file.parent])
+            except OSError as error:
+                return f"cannot be read ({error.strerror or error})"
+
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:  # hashlib lets other threads work
+            for file, reason in zip(files, threads.map(damaged, files), strict=True):
+                if reason:
+                    raise BadData(f"{file}: {reason}. {LOST}")
 
     def _identity(self) -> object:
         """Which trajectories there are, as a count and a sum of digests."""

@@ -71,7 +71,7 @@ def selected(path: str | os.PathLike[str]) -> Selected:
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file. `trajkit select --out {path}` writes one.")
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise BadData(f"{path}: no whole Parquet file ({error}). `trajkit select` writes one again.") from error
     footer = {key.decode(errors="replace"): value.decode(errors="replace")

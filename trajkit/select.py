@@ -23,7 +23,7 @@ from trajkit.errors import BadData, UsageError
 from trajkit.files import check_out, whole
 from trajkit.object_store import Location, locate
 from trajkit.progress import bar
-from trajkit.rules import OWN, SHARED, Rule, closure, did_you_mean, params_read, rules
+from trajkit.rules import OWN, SHARED, Rule, closure, did_you_mean, params_read, references, rules
 from trajkit.rules import method as find_method
 from trajkit.schema import ROLES
 from trajkit.terminal import clean
@@ -311,6 +311,8 @@ def _refuse_untrusted(rule: Rule, trust: bool) -> None:
 def choose(runs: AnyRuns, rule: Rule) -> Summary:
     """Run the rule into the table `chosen`, refuse what is wrong, and lay out what is selected and whose messages."""
     with runs.shown(f"choosing by {rule.name}"):
+        if "messages" in {name for read in (rule, *closure(rule.sql)) for name in references(read.sql)}:
+            runs.verify_messages()
         for name in ALWAYS_READ:
             runs.make(name, rules()[name].sql)
         refuse_input(runs, rule)
@@ -327,6 +329,7 @@ def choose(runs: AnyRuns, rule: Rule) -> Summary:
             )
         for name in LAID_OUT[2:]:
             runs.make(name, rules()[name].sql)
+        runs.verify_messages("SELECT owner_id FROM selected_paths")
         summary = _summary(runs, rule, writes)
         for name in runs.made - set(LAID_OUT):
             runs.drop(name)  # leaves the memory to the messages
@@ -432,7 +435,7 @@ def _write(runs: AnyRuns, rule: Rule, out: Location, summary: Summary, counts: C
     with whole(out) as file:
         # Without Arrow's own copy of the schema the file says no more than Parquet does.
         columns = schema(summary.writes).with_metadata(footer)
-        writer = pq.ParquetWriter(file, columns, compression="zstd", store_schema=False)
+        writer = pq.ParquetWriter(file, columns, compression="zstd", store_schema=False, write_page_checksum=True)
         shown = bar(desc="writing", total=summary.n_rows, unit=f" {summary.writes}")
         with writer, shown, ThreadPoolExecutor(1) as thread:  # one row group is written while the next is read
             writing = None

@@ -2,6 +2,7 @@
 
     runs/<run>/part-<digest>/trajectories.parquet
     runs/<run>/part-<digest>/messages.parquet
+    runs/<run>/part-<digest>/SHA256SUMS
 
 A part is written into a hidden folder and that folder is renamed, so a killed writer leaves
 nothing that a reader takes for data. Reading is `trajkit.engine`. In an object store, where nothing
@@ -22,6 +23,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trajkit.digests import SUMS, Hashed, sums
 from trajkit.errors import TrajkitError
 from trajkit.files import abandoned, make_folder, owner, rename
 from trajkit.files import whole as whole_file
@@ -100,7 +102,7 @@ def existing_ids(runs: str | os.PathLike[str]) -> set[str]:
         try:
             # pyarrow's own file of an object: none of its threads may need Python when the process ends
             source = part.open().opened if isinstance(part, Url) else part
-            with pq.ParquetFile(source) as file:
+            with pq.ParquetFile(source, page_checksum_verification=True) as file:
                 table = file.read(columns=["trajectory_id", "import_id"])  # the latter where it is
             ids: list[str] = [id for column in table.columns for id in column.to_pylist() if id is not None]
         except Exception as error:
@@ -279,11 +281,18 @@ def write_part(run: Location, tables: Mapping[str, list[Row] | pa.Table]) -> Loc
     try:
         make_folder(run)
         hidden.mkdir()
+        digests = {}
         for name, table in whole.items():
             with open(hidden / f"{name}.tmp", "wb") as file:
-                pq.write_table(table, file, compression="zstd")
+                hashed = Hashed(file)
+                pq.write_table(table, hashed, compression="zstd", write_page_checksum=True)
                 file.flush()
                 os.fsync(file.fileno())
+            digests[f"{name}.parquet"] = hashed.hexdigest()
+        with open(hidden / SUMS, "wb") as file:
+            file.write(sums(digests))
+            file.flush()
+            os.fsync(file.fileno())
         # Whole files get their names only now, for a foreign glob may look into hidden folders: it never meets a torn
         # file, and, as messages come first, no trajectory without its messages.
         for name in sorted(tables):
@@ -307,9 +316,15 @@ def _write_objects(part: Url, tables: Mapping[str, pa.Table]) -> Url:
 
     *_, last = order = sorted(tables)
     if not (part / f"{last}.parquet").exists():
+        digests = {}
         for name in order:
             with whole_file(part / f"{name}.parquet") as file:
-                pq.write_table(tables[name], file, compression="zstd")
+                hashed = Hashed(file)
+                pq.write_table(tables[name], hashed, compression="zstd", write_page_checksum=True)
+                digests[f"{name}.parquet"] = hashed.hexdigest()
+                if name == last:  # before this file is there, which makes the part whole
+                    with whole_file(part / SUMS) as beside:
+                        beside.write(sums(digests))
     return part
 
 

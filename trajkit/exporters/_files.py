@@ -76,6 +76,6 @@ def _write_parquet(file: BinaryIO, rows: Iterator[Row], schema: Any) -> None:
     if schema is None:
         schema = pa.schema([(name, pa.list_(pa.int32())) for name in first])
     rows = chain([first], rows)
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
         while group := list(islice(rows, GROUP_ROWS)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))

@@ -164,6 +164,9 @@ class SparkRuns:
         with self.errors():
             self._frame(sql).createOrReplaceTempView(name)
 
+    def verify_messages(self, chosen: str | None = None) -> None:
+        """Nothing: Hadoop's file systems verify what they read, `trajkit validate` what lies on a machine."""
+
     def columns(self, name: str) -> list[str]:
         """The names of a relation's columns."""
         with self.errors():
