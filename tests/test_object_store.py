@@ -204,7 +204,7 @@ def test_a_torn_object(local: Path, server: str, tmp_path: Path) -> None:
     with whole(file) as new:  # the footer is whole, the pages are not
         new.write(content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :])
     result = trajkit("validate", torn)
-    assert result.code == 3 and f"torn_file\t{file}\t\tdamaged inside" in result.out
+    assert result.code == 3 and f"torn_file\t{file}\t\tis damaged" in result.out
 
 
 def test_a_mistake_is_named_by_object_and_row(server: str, tmp_path: Path) -> None:
