@@ -123,7 +123,7 @@ def test_a_disk_that_does_not_give_back_what_was_written(runs: Path, monkeypatch
 def test_damaged_and_incomplete_sums(runs: Path) -> None:
     sums = next(runs.rglob(SUMS))
     whole = sums.read_bytes()
-    for broken in (b"", whole[:30], b"g" + whole[1:], (b"1" if whole[:1] != b"1" else b"2") + whole[1:]):
+    for broken in (whole[:30], b"g" + whole[1:], (b"1" if whole[:1] != b"1" else b"2") + whole[1:]):
         sums.write_bytes(broken)
         assert next(problem.check for problem in validate(runs)) == "torn_file", broken
     sums.write_bytes(whole)

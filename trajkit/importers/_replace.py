@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajkit.canonical import canonical_calls
+from trajkit.digests import SUMS
 from trajkit.errors import BadData, TrajkitError
 from trajkit.files import whole
 from trajkit.object_store import Location, locate
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 REPLACED = ("reward", "success", "ended", "error", "meta")
-SUMS = "SHA256SUMS"
 Key = tuple[Any, ...]
 
 # Of each trajectory its key without what it says, and a digest of what it says before its first action and does.
@@ -172,7 +172,7 @@ def _write(file: Location, table: pa.Table) -> None:
         with whole(sums) as out:
             out.write("".join(f"{line}\n" for line in lines).encode())
     with whole(file) as out:
-        pq.write_table(table, out, compression="zstd")
+        pq.write_table(table, out, compression="zstd", write_page_checksum=True)
     if lines:
         assert isinstance(file, Path)
         lines.append(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}")
