@@ -14,7 +14,7 @@ from trajkit.errors import BadData
 from trajkit.object_store import Location, Unreachable, Url
 
 SUMS = "SHA256SUMS"
-DAMAGED = f"is damaged: its SHA-256 is not the one that {SUMS} beside it has"
+DAMAGED = f"is damaged: its SHA-256 is not the one in {SUMS} beside it (if you changed it yourself, take its line away)"
 _LINE = re.compile(r"\\?([0-9a-f]{64}) [ *](.+)")
 
 
