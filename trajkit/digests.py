@@ -6,12 +6,14 @@ They are written with a part and renamed with it. A folder without one (older, o
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 from trajkit.errors import BadData
-from trajkit.object_store import Location, Unreachable, Url
+from trajkit.object_store import Location, Unreachable, Url, side_by_side
 
 SUMS = "SHA256SUMS"
 DAMAGED = f"is damaged: its SHA-256 is not the one in {SUMS} beside it (if you changed it yourself, take its line away)"
@@ -84,6 +86,28 @@ def damage(file: Location, opened: BinaryIO, given: Mapping[str, str]) -> str | 
     while block := opened.read(1 << 20):
         digest.update(block)
     return None if digest.hexdigest() == expected else DAMAGED
+
+
+def damaged_files(files: Sequence[Location], opened: Callable[[Location], BinaryIO]) -> Iterator[tuple[Location, str]]:
+    """The files that are not what was written, by the digests beside them, and why. `opened` opens one."""
+    folders = list(dict.fromkeys(file.parent for file in files))
+    given = dict(zip(folders, side_by_side(read_sums, folders), strict=True))
+
+    def damaged(file: Location) -> str | None:
+        if file.name not in given[file.parent]:
+            return None
+        try:
+            with opened(file) as content:
+                reason = damage(file, content, given[file.parent])
+                # A corrected file (`import --replace`) may have come between the digests and it.
+                return reason and damage(file, content, read_sums(file.parent))
+        except OSError as error:
+            return f"cannot be read ({error.strerror or error})"
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:  # hashlib lets other threads work
+        for file, reason in zip(files, threads.map(damaged, files), strict=True):
+            if reason:
+                yield file, reason
 
 
 def damaged_page(file: Location) -> str | None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar
 
-from trajkit.digests import damage, read_sums
+from trajkit.digests import damaged_files
 from trajkit.errors import BadData, OutOfMemory, TrajkitError, UsageError
 from trajkit.object_store import Location, Url, absolute, let_read, locate, side_by_side, told_by_store
 from trajkit.progress import query_bar
@@ -223,24 +222,8 @@ class Runs:
 
     def _verify(self, files: Sequence[Location]) -> None:
         """Raise BadData for a file that is not what was written, by the digest beside it."""
-        folders = list(dict.fromkeys(file.parent for file in files))
-        given = dict(zip(folders, side_by_side(read_sums, folders), strict=True))
-
-        def damaged(file: Location) -> str | None:
-            if file.name not in given[file.parent]:
-                return None
-            try:
-                with self._open(file) as opened:
-                    reason = damage(file, opened, given[file.parent])
-                    # A corrected file (`import --replace`) has come between the digests and it.
-                    return reason and damage(file, opened, read_sums(file.parent))
-            except OSError as error:
-                return f"cannot be read ({error.strerror or error})"
-
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:  # hashlib lets other threads work
-            for file, reason in zip(files, threads.map(damaged, files), strict=True):
-                if reason:
-                    raise BadData(f"{file}: {reason}. {LOST}")
+        for file, reason in damaged_files(files, self._open):
+            raise BadData(f"{file}: {reason}. {LOST}")
 
     def _identity(self) -> object:
         """Which trajectories there are, as a count and a sum of digests."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from trajkit import canonical
-from trajkit.engine import quoted, refuse_unknown
+from trajkit.digests import damaged_files
+from trajkit.engine import LOST, quoted, refuse_unknown
 from trajkit.errors import BadData, TrajkitError, UsageError
 from trajkit.rules import closure, params_sql, references, views
 from trajkit.schema import TABLES
@@ -66,6 +67,7 @@ class SparkRuns:
         register_pickle_by_value(canonical)  # type: ignore[no-untyped-call]  # its workers may have no trajkit
         self.spark.udf.register("canonical_calls", canonical.canonical_calls)
         self.files = listed(self.spark, self.path)
+        self._verify(table for table in TABLES if table != "messages")
         for table in TABLES:
             self._read(table)
 
@@ -165,7 +167,18 @@ class SparkRuns:
             self._frame(sql).createOrReplaceTempView(name)
 
     def verify_messages(self, chosen: str | None = None) -> None:
-        """Nothing: Hadoop's file systems verify what they read, `trajkit validate` what lies on a machine."""
+        """Raise BadData for a file of messages on this machine that is not what was written, by the digest beside it.
+
+        Elsewhere the file system verifies what it reads, and `chosen` is not looked at.
+        """
+        self._verify(["messages"])
+
+    def _verify(self, tables: Iterable[str]) -> None:
+        urls = [url for table in tables for url in self.files[table] if url.startswith("file:")]
+        for file, reason in damaged_files(
+            [Path(url.removeprefix("file:")) for url in urls], lambda file: file.open("rb")
+        ):
+            raise BadData(f"{file}: {reason}. {LOST}")
 
     def columns(self, name: str) -> list[str]:
         """The names of a relation's columns."""
