@@ -301,8 +301,8 @@ def test_wrong_calls(tmp_path: Path) -> None:
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(source.read_bytes()[:-9])
     for args, code, told in (
-        ((source, "--to", "verl", "--out", out), 2, "end it in .parquet"),
-        ((source, "--to", "trl", "--out", tmp_path / "o.parquet"), 2, "end it in .jsonl or .json"),
+        ((source, "--to", "verl", "--out", out), 2, "end the name in .parquet"),
+        ((source, "--to", "trl", "--out", tmp_path / "o.parquet"), 2, "end the name in .jsonl or .json"),
         (
             (source, "--to", "axolotl", "--out", out, "--tokenizer", tmp_path),
             2,
