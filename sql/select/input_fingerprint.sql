@@ -1,7 +1,7 @@
 -- input_fingerprint: a digest of what the rules read of trajectories and tasks, and of the actions' own weights (not of
 -- the text of messages, for which actions_digest stands where it was recorded).
--- One row: the sum of a digest of each trajectory, task and weight, the same for any order and any split over files; null
--- of none. char 30 stands for null, so that it is not the empty text. The reward has all of its digits.
+-- One row: the sum of a digest of each trajectory, task and weight, the same for any order and any split over files;
+-- null of none. char 30 stands for null, so that it is not the empty text. The reward has all of its digits.
 WITH digests AS (
     SELECT
         md5_number_lower(concat_ws(
@@ -33,8 +33,7 @@ WITH digests AS (
         )) AS digest
     FROM task_worlds
     UNION ALL
-    SELECT
-        md5_number_lower(concat_ws(chr(31), 'weight', trajectory_id, seq, printf('%.9e', weight))) AS digest
+    SELECT md5_number_lower(concat_ws(chr(31), 'weight', trajectory_id, seq, printf('%.9e', weight))) AS digest
     FROM messages
     WHERE weight IS NOT NULL
 )
