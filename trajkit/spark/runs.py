@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from trajkit import canonical
 from trajkit.digests import damaged_files
@@ -175,9 +175,8 @@ class SparkRuns:
 
     def _verify(self, tables: Iterable[str]) -> None:
         urls = [url for table in tables for url in self.files[table] if url.startswith("file:")]
-        for file, reason in damaged_files(
-            [Path(url.removeprefix("file:")) for url in urls], lambda file: file.open("rb")
-        ):
+        files = [Path(url.removeprefix("file:")) for url in urls]
+        for file, reason in damaged_files(files, lambda file: cast(BinaryIO, file.open("rb"))):
             raise BadData(f"{file}: {reason}. {LOST}")
 
     def columns(self, name: str) -> list[str]:
