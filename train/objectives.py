@@ -114,7 +114,7 @@ class Pairs:
     A side's log-ratio is the sum over its actions' tokens of log p - log p_ref; what the environment says is context on
     both sides (ETO, eq. 11; IPR, eqs. 7 and 8, pairs of both levels counting alike). p_ref is the model that training
     starts from. To it comes `sft_weight` times the mean of -log p over the batch's chosen tokens of the pairs of
-    `sft_level` (IPR, eq. 9; its own code adds the sum, which grows with the conversations' length).
+    `sft_level` (IPR, eq. 9, which is the sum, and so grows with the conversations' length).
     """
 
     refused: Counter[str]
