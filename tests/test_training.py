@@ -296,7 +296,7 @@ def test_bad_input_is_refused_by_name(data: Path, model: Path, tmp_path: Path) -
     (bare / "chat_template.jinja").unlink()
     with pytest.raises(UsageError, match="no chat template"):
         trainer.train(data, bare, tmp_path / "e", SMALL)
-    with pytest.raises(UsageError, match="no model's folder"):
+    with pytest.raises(UsageError, match="there is no such folder"):
         trainer.train(data, tmp_path / "nowhere", tmp_path / "f", SMALL)
 
 
