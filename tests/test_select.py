@@ -494,6 +494,9 @@ def test_a_rule_that_finds_only_one_role_says_which_it_reads(tmp_path: Path) -> 
         assert (
             "no trajectory has the role" not in trajkit("select", "--input", both, "--dry-run", "--method", method).err
         )
+    own = tmp_path / "own.sql"
+    own.write_text("SELECT trajectory_id FROM outcomes WHERE role != 'scorer' AND role NOT IN ('policy')")
+    assert "no trajectory has the role" not in trajkit("select", "--input", experts, "--dry-run", "--method", own).err
     mine = write_run(tmp_path / "mine", policy("p"))
     assert (
         "no trajectory has the role expert, and nat"

@@ -381,7 +381,9 @@ def _missing_param(runs: AnyRuns, said: str) -> str:
 
 def _summary(runs: AnyRuns, rule: Rule, writes: str) -> Summary:
     used = " ".join([rule.sql, *(part.sql for part in closure(rule.sql) if part.name != "params")])
-    read = [role for role in ROLES if re.search(rf"'{role}'", re.sub(r"--[^\n]*", "", used))]
+    # what a method says it does not read (role != 'scorer') is not missed
+    asked = re.sub(r"--[^\n]*|(?:!=|<>)\s*'\w*'|\bNOT\s+IN\s*\([^)]*\)", "", used, flags=re.IGNORECASE)
+    read = [role for role in ROLES if f"'{role}'" in asked]
     reads = params_read(rule)
     params = {name: value for name, value in runs.rows("SELECT * FROM params")[0].items() if name in reads}
     tasks = runs.rows(runs.compose(rules()["task_counts"].sql))[0]
