@@ -133,7 +133,12 @@ def test_records_that_hold_what_looks_like_their_end(values: list[Any], indent: 
 def test_integers_beyond_64_bits_stay_what_they_are(tmp_path: Path) -> None:
     calls = [{"id": "1", "function": {"name": "f", "arguments": "{}", "n": 2**70}}]
     said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": calls}]
-    more = {"messages": said, "task_id": 2**64, "tools": [{"n": -(2**65)}], "meta": {"n": [2**64, 1e16, 1e-7]}}
+    more = {
+        "messages": said,
+        "task_id": 2**64,
+        "tools": [{"type": "function", "function": {"name": "f", "n": -(2**65)}}],
+        "meta": {"n": [2**64, 1e16, 1e-7]},
+    }
     run = run_import(tmp_path / "runs", "openai", write_lines(tmp_path / "1.jsonl", [chat_record(**more)]))
     row = run.by_task()[str(2**64)]
     assert json.loads(row["tools"]) == more["tools"] and json.loads(row["meta"]) == {"meta": more["meta"]}
@@ -232,7 +237,7 @@ def test_every_format_has_what_the_driver_needs() -> None:
 
 def test_again_and_in_another_order_changes_nothing(tmp_path: Path) -> None:
     one = write_lines(tmp_path / "1.jsonl", [chat_record(1), "bad", chat_record(2), chat_record(1)])
-    two = write_lines(tmp_path / "2.jsonl.gz", [chat_record(3), chat_record(reward="1")])
+    two = write_lines(tmp_path / "2.jsonl.gz", [chat_record(3), chat_record(reward="x")])
     first = run_import(tmp_path / "runs", "openai", one, two)
     assert (first.counts.imported, first.counts.duplicates, sum(first.counts.set_aside.values())) == (3, 1, 2)
     before = files_below(tmp_path / "runs")
@@ -267,8 +272,8 @@ def test_one_record_under_several_roles_is_several_trajectories(tmp_path: Path) 
 
 def test_strict_stops_at_the_first_bad_record_and_writes_nothing(tmp_path: Path) -> None:
     good = write_lines(tmp_path / "1.jsonl", [chat_record(1)])
-    bad = write_lines(tmp_path / "2.jsonl", [chat_record(2), chat_record(reward="1"), chat_record(3)])
-    with pytest.raises(BadData, match=r"2\.jsonl: line 2, record 1: reward is '1'.*--strict"):
+    bad = write_lines(tmp_path / "2.jsonl", [chat_record(2), chat_record(reward="x"), chat_record(3)])
+    with pytest.raises(BadData, match=r"2\.jsonl: line 2, record 1: reward is 'x'.*--strict"):
         run_import(tmp_path / "runs", "openai", good, bad, strict=True)
     assert files_below(tmp_path / "runs") == {} and not list((tmp_path / "runs").iterdir())
 
@@ -294,7 +299,7 @@ def several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def odd_lines(folder: Path) -> list[Path]:
     """Files with everything that a line can be, each a few jobs long; some alike."""
-    odd = ["", "  ", "bad", "[1]", json.dumps(chat_record(1, x=2**70)), json.dumps(chat_record(reward="1"))]
+    odd = ["", "  ", "bad", "[1]", json.dumps(chat_record(1, x=2**70)), json.dumps(chat_record(reward="x"))]
     odd += [json.dumps(chat_record(2, x=math.nan)), '{"messages": ["\\ud83d"]}', "[" * 2000]
     lines = [json.dumps(chat_record(n % 40, noise="é" * (n % 300))) if n % 3 else odd[n % len(odd)] for n in range(120)]
     text = "\ufeff\n" + "\n".join(lines)
@@ -388,7 +393,7 @@ def test_a_folder_is_searched_but_not_the_runs_in_it(tmp_path: Path) -> None:
 def test_an_unreadable_file_and_an_unwritable_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_lines(tmp_path / "1.jsonl", [chat_record(1)])
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(TrajkitError, match=r"taken.*no run can be written there"):
+    with pytest.raises(TrajkitError, match=r"taken.*cannot be read"):
         run_import(tmp_path / "taken" / "runs", "openai", file)
 
     def refuse(self: SourceFile) -> Any:
@@ -419,7 +424,7 @@ def cli(*arguments: str | Path, input: str | None = None) -> Any:
 
 def test_the_command_says_what_became_of_the_records_on_stderr(tmp_path: Path) -> None:
     file = write_lines(
-        tmp_path / "1.jsonl", [chat_record(1), chat_record(1), chat_record(reward="1"), chat_record(2, reward=None)]
+        tmp_path / "1.jsonl", [chat_record(1), chat_record(1), chat_record(reward="x"), chat_record(2, reward=None)]
     )
     result = cli("openai", file, "--runs", tmp_path / "runs", "--role", "expert", "--actor", "gpt-4")
     assert result.exit_code == 0 and result.stdout == ""
@@ -429,7 +434,7 @@ def test_the_command_says_what_became_of_the_records_on_stderr(tmp_path: Path) -
         f"2 imported into {run} (1 without an outcome)",
         "1 duplicates of others in this import",
         f"1 set aside in {run / 'rejected.jsonl'}:",
-        "  1  reward is 'N'",
+        "  1  reward is 'x'",
     ]
 
 

@@ -39,7 +39,7 @@ def bags(
     """The engine's rows of these relations, as multisets."""
     with tempfile.TemporaryDirectory() as folder:
         write(world, Path(folder), layout)
-        with Runs(folder, params=params or {}, threads=threads, allow_empty=True) as runs:
+        with Runs(folder, params=params or {}, threads=threads) as runs:
             found = answers(runs, names)
     return {name: Counter(tuple(sorted(row.items())) for row in rows) for name, rows in found.items()}
 

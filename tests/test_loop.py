@@ -33,8 +33,14 @@ SMALL = [
 ]  # fmt: skip
 
 
+def changed(*more: str) -> list[str]:
+    """The small settings, but for those that `more` gives."""
+    given = dict(setting.split("=", 1) for setting in (*SMALL, *more))
+    return [f"{name}={value}" for name, value in given.items()]
+
+
 def small(*more: str) -> Settings:
-    return load(["tinyshop"], [*SMALL, *more])
+    return load(["tinyshop"], changed(*more))
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +163,8 @@ runpy.run_module("train.loop", run_name="__main__", alter_sys=True)
 def test_killed_anywhere_it_goes_on_and_comes_to_the_same_end(done: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     for hidden in (
-        r"/\.settings\.json\.", r"/explore-expert.*/\.part-", r"/\.base\.tmp", r"theta-0/\.\.selected\.tmp\.",
-        r"theta-0/\.selected\.tmp$", r"theta-0/\.training\.json\.", r"theta-0/\.metrics\.jsonl\.",
+        r"/\.settings\.json\.", r"/explore-expert.*/\.part-", r"/\.base\.tmp", r"theta-0/\.\.selected\.parquet\.",
+        r"theta-0/\.selected\.parquet$", r"theta-0/\.training\.json\.", r"theta-0/\.metrics\.jsonl\.",
         r"theta-0/\.checkpoint-20\.tmp$", r"theta-0/\.model\.tmp$", r"/explore-policy.*/\.part-.*/messages",
         r"theta-0/\.played\.json\.", r"theta-1/\.metrics\.jsonl\.", r"/\.manifest\.json\.",
     ):  # fmt: skip
@@ -265,7 +271,7 @@ set = [{common}]
 
 def test_a_study_runs_its_arms_and_shares_what_is_the_same(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
-    tiny = [*SMALL, "explore.env_args.train_tasks=10", "explore.env_args.test_tasks=4", "train.steps=10"]
+    tiny = changed("explore.env_args.train_tasks=10", "explore.env_args.test_tasks=4", "train.steps=10")
     path.write_text(STUDY.format(common=", ".join(json.dumps(change) for change in tiny)))
     runs = run(read(path), tmp_path / "out", jobs=2)
     assert {name: len(found) for name, found in runs.items()} == {"clone": 1, "RFT": 1, "all": 1}

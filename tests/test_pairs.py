@@ -698,7 +698,8 @@ def test_a_scorers_mistake_does_not_matter_where_no_scorer_counts(tmp_path: Path
     talks = small_runs.pair("e"), small_runs.pair("p", **BESIDE), small_runs.pair("x", **given)
     runs = small_runs.write_run(tmp_path / "runs", *talks)
     for method in ("eto_mixture", "self_play", "eef_pairs", "nat"):
-        result = small_runs.trajkit("select", "--input", runs, "--out", tmp_path / "out.parquet", "--method", method)
+        out = tmp_path / "out.parquet"
+        result = small_runs.trajkit("select", "--input", runs, "--out", out, "--method", method, "--allow-empty")
         assert (result.code, result.out) == (0, ""), result
 
 
