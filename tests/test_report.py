@@ -255,7 +255,8 @@ def test_a_failed_report_leaves_what_was_there(runs: Runs, tmp_path: Path, monke
     ],
 )
 def test_wrong_calls_say_the_way_out(runs: Runs, tmp_path: Path, args: list[str], said: str) -> None:
-    result = trajkit("report", "--runs", runs.path, "--out", tmp_path / "report.html", *args)
+    out = [] if "--out" in args else ["--out", tmp_path / "report.html"]
+    result = trajkit("report", "--runs", runs.path, *out, *args)
     assert result.code == 2
     assert said in result.err
     assert not list(tmp_path.iterdir())

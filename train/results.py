@@ -155,7 +155,7 @@ def skills_of(run: Path) -> dict[str, str]:
 def judged_by(run: Path) -> dict[str, Any]:
     """The parameter that decides what is solved, where a run's settings give it (loop.select)."""
     path = run / "settings.json"
-    given = json.loads(path.read_text())["loop"]["select"] if path.exists() else {}
+    given = json.loads(path.read_text())["loop"].get("select", {}) if path.exists() else {}
     return {name: value for name, value in given.items() if name == "success_reward"}
 
 

@@ -108,7 +108,9 @@ def slug(name: str) -> str:
 
 
 def _changes(study: Study, name: str, seed: int) -> list[str]:
-    return [*(f"{section}.seed={seed}" for section in ("train", "explore", "scratch")), *study.arms[name]]
+    """The settings of an arm, each once: what is said later counts."""
+    changes = [*(f"{section}.seed={seed}" for section in ("train", "explore", "scratch")), *study.arms[name]]
+    return [f"{key}={value}" for key, value in dict(change.split("=", 1) for change in changes).items()]
 
 
 def _same_theta_0(study: Study, name: str) -> bool:
