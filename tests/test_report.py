@@ -251,7 +251,7 @@ def test_a_failed_report_leaves_what_was_there(runs: Runs, tmp_path: Path, monke
         (["--method", "eff"], "did you mean eef"),
         (["--skill", "next"], "--skill NAME=REGEX"),
         (["--set", "rate=1"], "there is no such parameter"),
-        (["--out", "nowhere/report.html"], "mkdir -p nowhere"),
+        (["--out", "nowhere/report.html"], "Make it first (mkdir -p"),
     ],
 )
 def test_wrong_calls_say_the_way_out(runs: Runs, tmp_path: Path, args: list[str], said: str) -> None:
