@@ -181,15 +181,19 @@ def test_a_users_own_method(cluster: Cluster, tmp_path: Path) -> None:
     one, other = tmp_path / "duckdb.parquet", tmp_path / "spark.parquet"
     summary = select(runs, one, str(own), {"my_suffix": "Briefly."})
     assert summary.n_rows == 12
-    assert select(runs, other, str(own), {"my_suffix": "Briefly."}, engine="spark", master=cluster.master) == summary
+    spark: Any = {"engine": "spark", "master": cluster.master}
+    with pytest.raises(UsageError, match="--trust"):
+        select(runs, other, str(own), {"my_suffix": "Briefly."}, **spark)
+    assert not other.exists()
+    assert select(runs, other, str(own), {"my_suffix": "Briefly."}, trust=True, **spark) == summary
     assert filecmp.cmp(one, other, shallow=False)
 
     own.write_text("SELECT trajectory_id, no_such_function(task_id) AS kind FROM outcomes")
     with pytest.raises(UsageError, match=r"(?i)mine\.sql: Spark: .*no_such_function"):
-        select(runs, other, str(own), engine="spark", master=cluster.master)
+        select(runs, other, str(own), trust=True, **spark)
     own.write_text("SELECT trajectory_id FROM outcomes WHERE role = 'scorer'")
     with pytest.raises(UsageError, match="12 rows of its answer name a trajectory of the scorer"):
-        select(runs, other, str(own), engine="spark", master=cluster.master)
+        select(runs, other, str(own), trust=True, **spark)
 
 
 def test_bad_input_is_refused_with_its_place(cluster: Cluster, tmp_path: Path) -> None:
