@@ -543,7 +543,7 @@ def test_a_selection_answers_nothing_for_views_that_nobody_asks(tmp_path: Path) 
             assert opened.sql(shared).is_empty(), method
     with library.open(runs) as opened:
         opened.rule("path_segments")
-        assert sorted(opened.sql(shared)["table_name"]) == ["outcomes", "path_segments"]
+        assert sorted(opened.sql(shared)["table_name"]) == ["outcomes", "path_segments", "task_worlds"]
 
 
 def test_python_rules_and_queries_are_frames(tmp_path: Path) -> None:

@@ -37,7 +37,12 @@ from trajkit.select import select  # noqa: E402
 from trajkit.store import RunWriter  # noqa: E402
 
 SMALL = Train(lr=1e-3, steps=12, batch=3, context=128, save_steps=4, backend="plain")
-GIVEN = [f"--set=train.{key}={json.dumps(value)}" for key, value in vars(SMALL).items() if value is not None]
+
+
+def told(settings: Train) -> list[str]:
+    return [f"--set=train.{key}={json.dumps(value)}" for key, value in vars(settings).items() if value is not None]
+
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -198,8 +203,8 @@ def test_every_epoch_trains_each_row_once(n: int, batch: int, epochs: int, seed:
     assert Counter(numbers) == dict.fromkeys(range(n), epochs)
 
 
-def start_training(data: Path, model: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "train.trainer", "--data", data, "--model", model, "--out", out, *GIVEN, *more]
+def start_training(data: Path, model: Path, out: Path, settings: Train) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "train.trainer", "--data", data, "--model", model, "--out", out, *told(settings)]
     env = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, cwd=CHECKOUT)
 
@@ -208,9 +213,8 @@ def test_killed_with_kill_9_it_goes_on_along_the_same_curve(data: Path, model: P
     settings = Train(**{**vars(SMALL), "steps": 500, "save_steps": 7})
     whole = trainer.train(data, model, tmp_path / "whole", settings, show=False)
     out = tmp_path / "killed"
-    more = ("--set=train.steps=500", "--set=train.save_steps=7")
     for kills in range(3):
-        process = start_training(data, model, out, *more)
+        process = start_training(data, model, out, settings)
         began = {folder.name for folder in out.glob("checkpoint-*")}
         while process.poll() is None and {f.name for f in out.glob("checkpoint-*")} == began:
             time.sleep(0.005)
@@ -218,9 +222,9 @@ def test_killed_with_kill_9_it_goes_on_along_the_same_curve(data: Path, model: P
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (out / "model").exists()
-    process = start_training(data, model, out, *more)
+    process = start_training(data, model, out, settings)
     _, said = process.communicate()
-    assert process.returncode == 0 and "going on from step" in said
+    assert process.returncode == 0 and "going on from step" in said, said
     assert curve(out) == curve(tmp_path / "whole")
     assert (out / "model/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
@@ -251,7 +255,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(data: Path, model: Path, tmp_path
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
         "import runpy, sys; sys.argv[0] = 'trainer'; runpy.run_module('train.trainer', run_name='__main__')"
     )
-    command = [sys.executable, "-c", code, "--data", data, "--model", model, "--out", tmp_path / "out", *GIVEN]
+    command = [sys.executable, "-c", code, "--data", data, "--model", model, "--out", tmp_path / "out", *told(SMALL)]
     env = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=CHECKOUT)
     assert done.returncode == 1 and "no checkpoint can be written" in done.stderr and "Traceback" not in done.stderr
@@ -263,7 +267,7 @@ def test_it_trains_where_polars_and_duckdb_are_not_installed(data: Path, model: 
         "import sys; sys.modules['polars'] = sys.modules['duckdb'] = None\n"
         "import runpy; sys.argv[0] = 'trainer'; runpy.run_module('train.trainer', run_name='__main__')"
     )
-    command = [sys.executable, "-c", code, "--data", data, "--model", model, "--out", tmp_path / "out", *GIVEN]
+    command = [sys.executable, "-c", code, "--data", data, "--model", model, "--out", tmp_path / "out", *told(SMALL)]
     env = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=CHECKOUT)
     assert done.returncode == 0, done.stderr
@@ -274,7 +278,7 @@ def test_bad_input_is_refused_by_name(data: Path, model: Path, tmp_path: Path) -
     with RunWriter(tmp_path / "runs") as writer:
         writer.add(record(task_id="t", role="expert", messages=talk(1), success=False))
     empty = tmp_path / "empty.parquet"
-    select(tmp_path / "runs", empty, "eef")
+    select(tmp_path / "runs", empty, "eef", allow_empty=True)
     with pytest.raises(BadData, match="no row to train on"):
         trainer.train(empty, model, tmp_path / "a", SMALL)
     with pytest.raises(UsageError, match="there is no such file"):

@@ -127,7 +127,7 @@ def _exploration(item: Json, messages: list[Json], file: SourceFile, options: Op
     meta = item["meta"]
     env = options.env or _environment(messages)
     steps = field(meta, "steps", int, "`meta` of ETO")
-    replies = [message for message in messages if message["role"] == "assistant"]
+    replies = [message for message in messages if message.get("role") == "assistant"]
     if not 0 <= steps <= len(replies):
         raise BadRecord(f"`meta.steps` is {steps} and it has {len(replies)} replies: which are actions cannot be told")
     for message in replies[: len(replies) - steps]:  # the "OK" and the in-context example
@@ -184,7 +184,7 @@ def _messages(conversation: list[Any]) -> list[Json]:
 
 def _canned_reply(messages: list[Json]) -> None:
     # Without loss marks, as in ETO's data: the first reply, to the instruction, is a canned "OK".
-    first = next((message for message in messages if message["role"] == "assistant"), None)
+    first = next((message for message in messages if message.get("role") == "assistant"), None)
     if first is not None and (first.get("content") or "").strip().rstrip(".").upper() == "OK":
         first["context"] = True
 
