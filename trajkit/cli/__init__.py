@@ -149,13 +149,13 @@ def set_option() -> Decorator:
     )
 
 
-def template_arg_option() -> Decorator:
+def template_arg_option(when: str = "With --tokenizer: give it") -> Decorator:
     """--template-arg key=value, repeated."""
     return click.option(
         "--template-arg",
         multiple=True,
         metavar="KEY=VALUE",
-        help="With --tokenizer: give it to the chat template, e.g. enable_thinking=false. Repeatable.",
+        help=f"{when} to the chat template, e.g. enable_thinking=false. Repeatable.",
     )
 
 

@@ -10,7 +10,16 @@ from typing import Any
 
 import click
 
-from trajkit.cli import Command, completing, json_option, plan_names, print_json, rule_params, set_option
+from trajkit.cli import (
+    Command,
+    completing,
+    json_option,
+    plan_names,
+    print_json,
+    rule_params,
+    set_option,
+    template_arg_option,
+)
 from trajkit.errors import UsageError
 
 
@@ -49,6 +58,7 @@ from trajkit.errors import UsageError
     "--tokenizer",
     help="Server: the model's folder, or its OWNER/NAME on the hub; prompts and answers are then token ids.",
 )
+@template_arg_option("With --tokenizer, or a model's folder: give it")
 @click.option(
     "--temperature", default="1.0", show_default=True, metavar="T[,T...]", help="One, or one for each of --samples."
 )
@@ -102,6 +112,7 @@ def command(
     seed: int,
     model: str | None,
     tokenizer: str | None,
+    template_arg: tuple[str, ...],
     temperature: str,
     top_p: float,
     max_tokens: int,
@@ -165,6 +176,11 @@ def command(
         )
         return
     actor: Any
+    if template_arg and not local and not (tokenizer and not scripted):
+        raise UsageError(
+            "--template-arg is for prompts that trajkit renders: those of a model's folder, and of a server where "
+            "--tokenizer is given."
+        )
     if scripted:
         with prints_to_stderr():
             actor = make_policy()
@@ -173,9 +189,14 @@ def command(
     elif local:
         from trajkit.policies.local import Local
 
-        actor = Local(policy, sampling, batch=concurrency)
+        actor = Local(policy, sampling, batch=concurrency, template_args=key_values(template_arg))
     else:
-        actor = _served(policy, model, tokenizer, sampling, timeout)
+        actor = _served(policy, model, tokenizer, sampling, timeout, key_values(template_arg))
+        if template_arg and not actor.uses_ids:
+            raise UsageError(
+                f"{without_userinfo(policy)} gives no token ids, so it renders prompts itself and --template-arg would "
+                "not reach it. Give the server the argument where it is started."
+            )
         if tokenizer and not actor.uses_ids:
             click.echo(
                 f"{without_userinfo(policy)} gives no token ids: the conversation goes through its chat endpoint.",
@@ -227,19 +248,21 @@ def command(
         )
 
 
-def _served(policy: str, model: str | None, tokenizer: str | None, sampling: Any, timeout: float) -> Any:
+def _served(
+    policy: str, model: str | None, tokenizer: str | None, sampling: Any, timeout: float, template_args: dict[str, Any]
+) -> Any:
     """The policy of one server, or of several with commas between their URLs."""
     urls, key = [url.strip() for url in policy.split(",")], os.environ.get("OPENAI_API_KEY", "").strip()
     if len(urls) == 1:
         from trajkit.policies.server import Server
 
-        return Server(policy, model, tokenizer, sampling, key, timeout)
+        return Server(policy, model, tokenizer, sampling, key, timeout, template_args=template_args)
     from trajkit.policies.fleet import Fleet
     from trajkit.progress import tell
 
     if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
         raise UsageError(f"--policy: {wrong[0]!r} is no URL. Write http://host:port/v1,http://host2:port/v1.")
-    return Fleet(urls, model, tokenizer, sampling, key, timeout, tell=tell)
+    return Fleet(urls, model, tokenizer, sampling, key, timeout, tell=tell, template_args=template_args)
 
 
 @contextmanager

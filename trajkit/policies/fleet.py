@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -81,6 +81,7 @@ class Fleet:
         first_wait: float = FIRST_WAIT,
         max_bytes: int = MAX_BYTES,
         tell: Callable[[str], None] = lambda line: None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.members = [Member(url) for url in dict.fromkeys(url.rstrip("/") for url in urls)]
         self._retries, self._first_wait, self._tell = retries, first_wait, tell
@@ -94,7 +95,16 @@ class Fleet:
         for member in self.members:
             try:
                 self._server = Server(
-                    member.url, model, tokenizer, sampling, api_key, timeout, retries, first_wait, max_bytes
+                    member.url,
+                    model,
+                    tokenizer,
+                    sampling,
+                    api_key,
+                    timeout,
+                    retries,
+                    first_wait,
+                    max_bytes,
+                    template_args,
                 )
                 break
             except Away as away:

@@ -60,7 +60,7 @@ class Local:
                 f"--policy {folder} needs the packages torch and transformers: pip install 'trajkit[local]'"
             ) from error
         found = model_folder(folder, "--policy")
-        self.turns = Turns(str(found), template_args)
+        self.turns, self._template_args = Turns(str(found), template_args), dict(template_args or {})
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(found, dtype="auto")
         except Exception as error:
@@ -93,6 +93,7 @@ class Local:
             "max_tokens": self._sampling.max_tokens,
             "stop": list(self._sampling.stop),
             "token_ids": True,
+            **({"template_args": self._template_args} if self._template_args else {}),
         }
 
     async def answer(self, messages: Sequence[Message], *, seed: int, sample: int) -> Answer:

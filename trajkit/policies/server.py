@@ -79,7 +79,7 @@ class Server:
     ) -> None:
         self.url = url.rstrip("/")
         self.shown = without_userinfo(self.url)
-        self._sampling = sampling or Sampling()
+        self._sampling, self._template_args = sampling or Sampling(), dict(template_args or {})
         self._retries, self._first_wait = retries, first_wait
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout, self._max_bytes = timeout, max_bytes
@@ -110,6 +110,7 @@ class Server:
             "max_tokens": self._sampling.max_tokens,
             "stop": list(self._sampling.stop),
             "token_ids": self.uses_ids,
+            **({"template_args": self._template_args} if self._template_args else {}),
         }
 
     async def answer(self, messages: Sequence[Message], *, seed: int, sample: int) -> Answer:
