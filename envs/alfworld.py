@@ -23,6 +23,7 @@ from typing import Any
 
 from trajkit.env import Message, Task
 from trajkit.errors import TrajkitError
+from trajkit.listing import walk
 
 GAME = "game.tw-pddl"
 SPLITS = ("train", "valid_seen", "valid_unseen", "valid_train")
@@ -43,7 +44,11 @@ class ALFWorld:
         self._folder = Path(games).expanduser()
         if not self._folder.is_dir():
             raise ValueError(f"games={games}: there is no such folder")
-        files = sorted(self._folder.rglob(GAME))
+        files = sorted(
+            Path(folder, GAME)
+            for folder, _, entries in walk(self._folder, lambda name: True)
+            if any(entry.name == GAME for entry in entries)
+        )
         if not files:
             raise ValueError(f"games={games}: no {GAME} lies in it or below it")
         self._files = {path.parent.relative_to(self._folder).as_posix(): path for path in files}

@@ -108,7 +108,8 @@ def existing_ids(runs: str | os.PathLike[str]) -> set[str]:
         except Exception as error:
             if not part.exists() and part not in parts(runs, "trajectories"):
                 return None
-            raise TrajkitError(f"{part}: cannot be read ({error}). Remove it, then run this command again.") from error
+            way_out = "Make it readable" if isinstance(error, OSError) and error.errno else "Move it out of the runs"
+            raise TrajkitError(f"{part}: cannot be read ({error}). {way_out}, then run this command again.") from error
         return ids
 
     ids: set[str] = set()

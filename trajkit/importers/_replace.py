@@ -6,11 +6,10 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajkit.canonical import canonical_calls
-from trajkit.digests import SUMS
+from trajkit.digests import SUMS, Hashed, read_sums, sums
 from trajkit.errors import BadData, TrajkitError
 from trajkit.files import whole
 from trajkit.object_store import Location, locate
@@ -165,16 +164,16 @@ def _write(file: Location, table: pa.Table) -> None:
     """Put `table` in the place of a part's file. In between its folder's SHA256SUMS has no line for it."""
     import pyarrow.parquet as pq
 
-    sums = file.parent / SUMS
-    lines: list[str] = []
-    if isinstance(sums, Path) and sums.exists():
-        lines = [line for line in sums.read_text().splitlines() if not line.endswith(f"  {file.name}")]
-        with whole(sums) as out:
-            out.write("".join(f"{line}\n" for line in lines).encode())
+    known = read_sums(file.parent)
+    if file.name in known:
+        _write_sums(file.parent, {name: digest for name, digest in known.items() if name != file.name})
     with whole(file) as out:
-        pq.write_table(table, out, compression="zstd", write_page_checksum=True)
-    if lines:
-        assert isinstance(file, Path)
-        lines.append(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}")
-        with whole(sums) as out:
-            out.write("".join(f"{line}\n" for line in sorted(lines, key=lambda line: line[66:])).encode())
+        hashed = Hashed(out)
+        pq.write_table(table, hashed, compression="zstd", write_page_checksum=True)
+    if known:
+        _write_sums(file.parent, known | {file.name: hashed.hexdigest()})
+
+
+def _write_sums(folder: Location, digests: Mapping[str, str]) -> None:
+    with whole(folder / SUMS) as out:
+        out.write(sums(digests))
