@@ -65,8 +65,8 @@ A `runs/` folder holds any number of runs. Readers take `**/trajectories*.parque
 must be there; a missing one reads as null, an unknown one is kept and can be queried. A trajectory that lies in two
 files counts once.
 
-A `SHA256SUMS` in a part holds the digests of its files. By them a change on the disk is found (faq.md, "A disk, a copy or
-a memory changed a file").
+A `SHA256SUMS` in a part holds the digests of its files. By them a change on the disk is found (faq.md, "A disk, a copy
+or a memory changed a file").
 
 The path of a branch is its parent's messages with step < branch_step, then its own. Its first own message is the
 observation at s_branch_step. A branch of a branch is allowed, to any depth.
