@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from envs.webshop import Expert, Novice, TinyExpert, TinyShop, WebShop
-from trajkit.engine import Runs
-from trajkit.explore import Settings, explore
-from trajkit.policies import Sampling
+from trajkit.engines.duckdb import DuckDBEngine
+from trajkit.exploration.explore import Settings, explore
+from trajkit.exploration.policies import Sampling
 
 TASKS = 400
 PLANS = [("every_step", 1), ("skip_length", 1), ("skip_length", 2), ("skip_length", 5), ("bisection", 5)]
@@ -42,7 +42,7 @@ def main() -> None:
         experts = Path(folder) / "experts"
         teacher: Any = TinyExpert() if model else Expert()
         explore(experts, env, teacher, plans=["initial"], settings=Settings("expert", 0))
-        with Runs(experts) as runs:
+        with DuckDBEngine(experts) as runs:
             print(
                 runs.rows("SELECT count(*) AS experts, avg(n_actions) AS actions, max(n_actions) AS most FROM experts")
             )
@@ -56,7 +56,7 @@ def main() -> None:
             began = time.perf_counter()
             counts = explore(place, env, policy, plans=["initial", plan], settings=settings, m=m, make_env=make_env)
             seconds = time.perf_counter() - began
-            with Runs(place) as runs:
+            with DuckDBEngine(place) as runs:
                 found = {row["expert_id"]: row["step"] for row in runs.rows("FROM first_recovery_state")}
                 if plan == "every_step":
                     for row in runs.rows("FROM branch_points"):
@@ -74,7 +74,7 @@ def main() -> None:
 def _policy(model: str | None) -> Any:
     if model is None:
         return Novice(slip=0)
-    from trajkit.policies.local import Local
+    from trajkit.exploration.policies.local import Local
 
     return Local(model, Sampling((0.0,), 1.0, 8), batch=64)
 

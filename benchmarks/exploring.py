@@ -28,8 +28,8 @@ import measure
 sys.path[:0] = [str(measure.CHECKOUT), str(measure.CHECKOUT / "tests")]
 
 from envs.webshop import Novice, WebShop  # noqa: E402
-from trajkit.explore import Settings, explore  # noqa: E402
-from trajkit.policies import Sampling  # noqa: E402
+from trajkit.exploration.explore import Settings, explore  # noqa: E402
+from trajkit.exploration.policies import Sampling  # noqa: E402
 
 
 def rows(folder: Path, size: int = 40, rounds: int = 3) -> list[measure.Row]:
@@ -134,7 +134,7 @@ def server(out: Path, samples: str) -> measure.Found:
     from model_server import make_tokenizer
     from test_policies import Served
 
-    from trajkit.policies.server import Server
+    from trajkit.exploration.policies.server import Server
 
     make_tokenizer(out / "tokenizer")
     served = Served(out / "tokenizer", out)
@@ -169,7 +169,7 @@ def server(out: Path, samples: str) -> measure.Found:
 
 def crowd(out: Path, samples: str) -> measure.Found:
     """2,000 rollouts of 4 steps side by side, environments in a process of their own as the command line has them."""
-    from trajkit.policies.server import Server
+    from trajkit.exploration.policies.server import Server
 
     script = str(measure.CHECKOUT / "benchmarks/answering.py")
     with subprocess.Popen([sys.executable, script, "3"], stdout=subprocess.PIPE, text=True) as process:

@@ -28,10 +28,10 @@ import torch
 from envs.webshop import TinyShop
 from train import scratch
 from train.settings import Scratch
-from trajkit.env import Message
-from trajkit.explore import Settings, explore
-from trajkit.policies import Answer, Sampling
-from trajkit.policies.local import Local
+from trajkit.exploration.env import Message
+from trajkit.exploration.explore import Settings, explore
+from trajkit.exploration.policies import Answer, Sampling
+from trajkit.exploration.policies.local import Local
 
 BATCH = 32
 

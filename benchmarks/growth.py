@@ -31,17 +31,17 @@ TABLE, DRAWING = measure.CHECKOUT / "docs/growth.csv", measure.CHECKOUT / "docs/
 
 def rule(out: Path, name: str, runs: str) -> measure.Found:
     """A rule's answer, all of its columns."""
-    from trajkit.engine import Runs
+    from trajkit.engines.duckdb import DuckDBEngine
 
     start = time.perf_counter()
-    with Runs(runs, memory_limit=LIMIT) as opened:
+    with DuckDBEngine(runs, memory_limit=LIMIT) as opened:
         [row] = opened.rows(f"SELECT count(*) AS n, max(hash(r)) AS h FROM {name} AS r")
     return {"seconds": time.perf_counter() - start, "rows": row["n"]}
 
 
 def select(out: Path, limit: str, runs: str) -> measure.Found:
     """`trajkit select --method eef`."""
-    from trajkit.select import select as select_
+    from trajkit.selection.select import select as select_
 
     start = time.perf_counter()
     summary = select_(runs, out / "sft.parquet", memory_limit=limit)

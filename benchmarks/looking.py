@@ -35,7 +35,7 @@ def rows(folder: Path, size: int = 1_000_000, rounds: int = 3) -> list[measure.R
 
 def validate(out: Path, runs: str) -> float:
     """Every check; the world has no mistakes."""
-    from trajkit.checks import validate as validate_
+    from trajkit.engines.checks import validate as validate_
 
     start = time.perf_counter()
     assert not list(validate_(runs))

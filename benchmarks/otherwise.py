@@ -114,7 +114,7 @@ def import_logs(logs: Path, runs: Path) -> None:
 
 def select(out: Path, method: str, runs: str, logs: str) -> measure.Found:
     """`trajkit select` from runs that are there."""
-    from trajkit.select import select as select_
+    from trajkit.selection.select import select as select_
 
     start = time.perf_counter()
     summary = select_(runs, out / "selected.parquet", method)
@@ -185,10 +185,10 @@ def datasets(out: Path, method: str, runs: str, logs: str) -> measure.Found:
 
 def rule(out: Path, runs: str) -> measure.Found:
     """eef's rule by DuckDB from the Parquet parts."""
-    from trajkit.engine import Runs
+    from trajkit.engines.duckdb import DuckDBEngine
 
     start = time.perf_counter()
-    with Runs(runs) as opened:
+    with DuckDBEngine(runs) as opened:
         [row] = opened.rows("SELECT count(*) AS n, max(hash(e)) AS h FROM eef AS e")
     return {"seconds": time.perf_counter() - start, "rows": row["n"]}
 

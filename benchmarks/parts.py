@@ -39,11 +39,11 @@ def rows(folder: Path, size: int = 50_000, rounds: int = 3) -> list[measure.Row]
 
 def all_(out: Path, runs: str) -> measure.Found:
     """The seconds of each step, and of all."""
-    from trajkit.engine import Runs
-    from trajkit.select import select
+    from trajkit.engines.duckdb import DuckDBEngine
+    from trajkit.selection.select import select
 
     start = time.perf_counter()
-    with Runs(runs) as opened:
+    with DuckDBEngine(runs) as opened:
         opening = time.perf_counter()
         opened.rows("SELECT count(*), max(hash(e)) FROM eef AS e")
     answered = time.perf_counter()
@@ -57,7 +57,7 @@ MEASURED = {"all": all_}
 
 def _compact(runs: Path, copied: Path) -> float:
     """The seconds it takes to put a copy of `runs` together."""
-    from trajkit.compact import compact
+    from trajkit.runs.compact import compact
 
     shutil.rmtree(copied, ignore_errors=True)
     shutil.copytree(runs, copied)
@@ -73,8 +73,8 @@ def lay_out(folder: Path, n_trajectories: int, n_parts: int) -> dict[str, Path]:
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
-    from trajkit.compact import compact
-    from trajkit.schema import arrow_schema
+    from trajkit.runs.compact import compact
+    from trajkit.runs.schema import arrow_schema
 
     made = {name: folder / name for name in ("small", "compacted", "one")}
     if (folder / "complete").exists():

@@ -47,10 +47,10 @@ NAMES = {"narrow": "the trajectories", "said": "the trajectories and all that wa
 
 def answer(out: Path, runs: str, name: str, scanned: str) -> measure.Found:
     """All columns of a rule's answer, the folder's opening included."""
-    from trajkit.engine import Runs
+    from trajkit.engines.duckdb import DuckDBEngine
 
     start = time.perf_counter()
-    with Runs(runs) as opened:
+    with DuckDBEngine(runs) as opened:
         [row] = opened.rows(f"SELECT count(*) AS n, max(hash(r)) AS h FROM {name} AS r")
     return {"seconds": time.perf_counter() - start, "rows": row["n"]}
 

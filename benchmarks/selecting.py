@@ -46,12 +46,12 @@ def rows(folder: Path, size: int = 1_000_000, rounds: int = 3) -> list[measure.R
 
 def _owners(runs: Path, method: str, file: Path) -> None:
     """The ids whose messages the floor copies: all on the chosen paths."""
-    from trajkit.engine import Runs
+    from trajkit.engines.duckdb import DuckDBEngine
 
     ids = f"trajectory_id AS id FROM {method}"
     if method == "eto":
         ids = "chosen_id AS id FROM eto UNION SELECT rejected_id FROM eto"
-    with Runs(runs) as opened:
+    with DuckDBEngine(runs) as opened:
         opened.rows(
             f"COPY (WITH chosen AS (SELECT {ids}) SELECT DISTINCT s.owner_id AS trajectory_id FROM path_segments AS s "
             f"SEMI JOIN chosen AS c ON s.trajectory_id = c.id) TO '{file}'"
@@ -59,7 +59,7 @@ def _owners(runs: Path, method: str, file: Path) -> None:
 
 
 def _select(runs: Path | str, out: Path, method: str) -> int:
-    from trajkit.select import select as select_
+    from trajkit.selection.select import select as select_
 
     return select_(runs, out, method).n_rows
 

@@ -207,9 +207,9 @@ MEASURED = {
 
 
 def _rows(world: Path, settings: Train) -> list[Any]:
-    from trajkit.examples import read
-    from trajkit.masks import Masks
-    from trajkit.tokenizer import load_tokenizer
+    from trajkit.selection.dataset import read
+    from trajkit.tokens.masks import Masks
+    from trajkit.tokens.tokenizer import load_tokenizer
 
     masks = Masks(load_tokenizer(world / "model"), context=settings.context)
     return list(masks.rows(read(world / "sft.parquet")))
@@ -297,9 +297,9 @@ def make(name: str, folder: Path) -> Path:
 
     from envs.webshop import Expert, Novice, TinyExpert, TinyShop, WebShop
     from train import scratch
-    from trajkit.examples import read
-    from trajkit.explore import Settings, explore
-    from trajkit.select import select
+    from trajkit.exploration.explore import Settings, explore
+    from trajkit.selection.dataset import read
+    from trajkit.selection.select import select
 
     runs, data = folder / "runs", folder / "sft.parquet"
     expert, novice = Settings("expert", 0), Settings("policy", 1)

@@ -123,9 +123,9 @@ def make(path: Path) -> str:
 
 def tables() -> str:
     """docs/tables.md."""
-    from trajkit.schema import TABLE_DOCS, TABLES
+    from trajkit.runs.schema import TABLE_DOCS, TABLES
 
-    lines = ["# Tables", "", "Made by `make docs` from trajkit/schema.py.", ""]
+    lines = ["# Tables", "", "Made by `make docs` from trajkit/runs/schema.py.", ""]
     lines += ABOUT_TABLES.splitlines()
     for table, fields in TABLES.items():
         lines += ["", f"## {table}", "", TABLE_DOCS[table], "", "| column | type | meaning |", "|---|---|---|"]
@@ -195,12 +195,12 @@ def picture() -> str:
     """docs/branches.svg: what `trajkit show` draws at the end of `make demo`."""
     from rich.console import Console
 
-    from trajkit.engine import Runs
-    from trajkit.show import find
-    from trajkit.show import picture as drawn
+    from trajkit.display.terminal import find
+    from trajkit.display.terminal import picture as drawn
+    from trajkit.engines.duckdb import DuckDBEngine
 
     console = Console(record=True, width=100, file=io.StringIO())
-    with Runs(demo() / "demo/runs") as runs:
+    with DuckDBEngine(demo() / "demo/runs") as runs:
         for part in drawn(runs, find(runs, None, None)[0]):
             console.print(part)
     return console.export_svg(title="trajkit show", unique_id="trajkit")

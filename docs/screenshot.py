@@ -15,16 +15,16 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from trajkit.engine import Runs
-from trajkit.report import report
-from trajkit.show import find
+from trajkit.display.report import report
+from trajkit.display.terminal import find
+from trajkit.engines.duckdb import DuckDBEngine
 
 PICTURE = Path(__file__).with_name("report.png")
 
 
 def main(folder: str) -> None:
     """Open the expert trajectory that `trajkit show` draws, at the first action of its recovery's policy."""
-    with Runs(folder) as runs:
+    with DuckDBEngine(folder) as runs:
         [expert_id] = find(runs, None, None)
         [shown] = runs.rows(
             "SELECT o.task_id, e.trajectory_id || '@' || o.branch_step AS node FROM eef AS e "

@@ -23,8 +23,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from envs.gymnasium_bridge import numbers, parse_action
-from trajkit.env import Message, Task
-from trajkit.http_client import MAX_BYTES, BlockingClient, NoAnswer, NotThere, check
+from trajkit.exploration.env import Message, Task
+from trajkit.exploration.http_client import MAX_BYTES, BlockingClient, NoAnswer, NotThere, check
 from trajkit.quoting import quote, without_userinfo
 
 ATTEMPTS = 6  # at a server that is not there (yet) or says 503, waiting 0.1 s, 0.2 s, ... between them

@@ -21,9 +21,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trajkit.env import Message, Task
 from trajkit.errors import TrajkitError
-from trajkit.listing import walk
+from trajkit.exploration.env import Message, Task
+from trajkit.runs.listing import walk
 
 GAME = "game.tw-pddl"
 SPLITS = ("train", "valid_seen", "valid_unseen", "valid_train")

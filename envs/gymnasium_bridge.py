@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trajkit.env import Message, Task, load
 from trajkit.errors import UsageError
+from trajkit.exploration.env import Message, Task, load
 
 
 class GymnasiumEnv:

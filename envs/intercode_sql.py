@@ -33,7 +33,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import ParseError, SqlglotError
 
-from trajkit.env import Message, Task
+from trajkit.exploration.env import Message, Task
 
 TASKS, DUMP, DATABASES = "ic_spider_dev.json", "ic_spider_dbs.sql", "sqlite"
 

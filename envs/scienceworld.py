@@ -26,8 +26,8 @@ from importlib.util import find_spec
 from itertools import takewhile, zip_longest
 from typing import Any, ClassVar
 
-from trajkit.env import Message, Task
 from trajkit.errors import UsageError
+from trajkit.exploration.env import Message, Task
 
 SPLITS = ("train", "dev", "test")
 SIMPLIFICATIONS = (

@@ -20,10 +20,10 @@ import pytest
 from raw_server import raw_server, trickle, whole
 
 from envs.agentgym import DIALECTS, AgentGym, ServerError
-from trajkit.engine import Runs
-from trajkit.env import Message
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
-from trajkit.explore import Settings, explore
+from trajkit.exploration.env import Message
+from trajkit.exploration.explore import Settings, explore
 
 # --- the server --------------------------------------------------------------------------------
 
@@ -341,7 +341,7 @@ def test_explored_and_replayed_without_drift(env: AgentGym, tmp_path: Path) -> N
     counts = explore(tmp_path, env, On(), plans=["initial", "skip_length"], settings=Settings("policy", 1), m=2)
     assert counts["drift"] == counts["error"] == 0
     assert counts["rollouts"] > 5
-    with Runs(tmp_path) as runs:
+    with DuckDBEngine(tmp_path) as runs:
         (row,) = runs.rows("SELECT min(reward) AS low, max(reward) AS high FROM trajectories")
     assert row["low"] == row["high"] == (100.0 if env.server == "sciworld" else 1.0)
 

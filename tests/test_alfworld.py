@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from envs.alfworld import ALFWorld, Wanderer, parse_action
-from trajkit.env import load_env
 from trajkit.errors import UsageError
+from trajkit.exploration.env import load_env
 
 EASY = "pick_and_place_simple-Mug-None-Desk-308"
 

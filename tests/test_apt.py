@@ -19,8 +19,8 @@ from worlds import Row, Traj, World, expert, layouts, params, policy, worlds
 
 from envs.webshop import Expert, Novice, TinyExpert, TinyShop, WebShop
 from envs.webshop.tiny import CheapExpert
-from trajkit.env import Env, Message, Policy
-from trajkit.explore import Counts, Settings, explore
+from trajkit.exploration.env import Env, Message, Policy
+from trajkit.exploration.explore import Counts, Settings, explore
 
 Arm = tuple[str | None, int]  # the parent (None: s_0) and the step of a state
 

@@ -15,8 +15,8 @@ from test_rules import relations
 from worlds import Row, World, expert, layouts, params, policy, worlds
 
 from envs.webshop import Expert, Novice, WebShop
-from trajkit.engine import Runs
-from trajkit.explore import Settings, explore
+from trajkit.engines.duckdb import DuckDBEngine
+from trajkit.exploration.explore import Settings, explore
 
 
 def next_state(n: int, expert_solved: bool | None, known: dict[int, bool], m: int) -> int | None:
@@ -102,7 +102,7 @@ def test_explore_goes_on_round_after_round() -> None:
         explore(folder, env, Expert(), plans=["initial"], settings=Settings("expert", 0))
         plans, settings = ["initial", "bisection"], Settings("policy", 1)
         counts = explore(folder, env, Novice(), plans=plans, settings=settings)
-        with Runs(folder, {"iteration": 1}) as runs:
+        with DuckDBEngine(folder, {"iteration": 1}) as runs:
             assert runs.rows("FROM bisection ANTI JOIN done USING (task_id, parent_id, branch_step, sample)") == []
             exact = runs.rows("SELECT step - previous_step AS n, count(*) AS c FROM first_recovery_state GROUP BY 1")
             assert {row["n"] for row in exact} == {1}

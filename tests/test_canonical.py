@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import pair, trajkit, write_run
 
-from trajkit.canonical import canonical_calls, number
-from trajkit.engine import Runs
-from trajkit.records import actions_digest
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.rules import functions
+from trajkit.runs.canonical import canonical_calls, number
+from trajkit.runs.records import actions_digest
 
 EXOTIC = [
     '', ' ', '{', '{broken', 'nul', 'null', ' null ', 'true', '1', '"text"', '"{}"', '[1,]', '{"a":1,}', '[NaN]',
@@ -120,7 +120,7 @@ def test_action_sequences_are_the_digests_that_are_recorded(tmp_path: Path) -> N
         messages[1] |= {"tool_calls": calls, "content": None, "reasoning": f"{n % 2}"}
         rows.append((trajectories, messages))
         digests[f"t{n}"] = actions_digest(messages)
-    with Runs(write_run(tmp_path / "runs", *rows)) as runs:
+    with DuckDBEngine(write_run(tmp_path / "runs", *rows)) as runs:
         found = runs.rows("SELECT trajectory_id, actions_digest FROM action_sequences")
     assert {row["trajectory_id"]: row["actions_digest"] for row in found} == digests
 
@@ -136,6 +136,6 @@ def test_one_action_is_trained_on_once(tmp_path: Path, role: str) -> None:
             file.write(json.dumps({"task_id": "t", "reward": 1, "messages": said}) + "\n")
     runs = tmp_path / "runs"
     assert trajkit("import", "openai", tmp_path / "log.jsonl", "--runs", runs, "--role", role).code == 0
-    with Runs(runs) as opened:
+    with DuckDBEngine(runs) as opened:
         assert len(opened.rows("SELECT DISTINCT actions_digest FROM trajectories")) == 2
         assert len(opened.rows("FROM rft")) == (2 if role == "policy" else 4)

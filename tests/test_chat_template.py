@@ -13,10 +13,10 @@ pytest.importorskip("transformers", reason="chat templates need the extra server
 
 from test_masks import CALL, TOOLS, calling, example, one, tokenizer, trained, turns
 
-from trajkit.chat_template import DATE, ChatTemplate
 from trajkit.errors import BadData, UsageError
-from trajkit.masks import Masks
-from trajkit.policies.turns import Turns
+from trajkit.exploration.policies.prompt_tokens import Turns
+from trajkit.tokens.chat_template import DATE, ChatTemplate
+from trajkit.tokens.masks import Masks
 
 FOLDER = Path(__file__).parent / "chat_templates"
 OPEN, CLOSE = "{{- '<|im_start|>' + m.role + '\\n' }}", "{{- '<|im_end|>\\n' }}"

@@ -23,13 +23,14 @@ from small_runs import pair, trajkit, write_run
 from test_store import everything, small_disk, trajectory
 from test_store import write_run as write_parts
 
-from trajkit import compact as module
-from trajkit import explore
-from trajkit.compact import compact
-from trajkit.digests import SUMS
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import BadData, TrajkitError
-from trajkit.store import RunWriter, existing_ids, parts, write_tasks
+from trajkit.exploration import explore
+from trajkit.runs import compact as module
+from trajkit.runs.compact import compact
+from trajkit.runs.digests import SUMS
+from trajkit.runs.listing import existing_ids, parts
+from trajkit.runs.writer import RunWriter, write_tasks
 
 METHODS = ("eef", "rft", "eto_mixture", "eef_pairs")
 
@@ -321,7 +322,7 @@ class Killed(BaseException):
 
 def seen(runs: Path) -> set[str]:
     """The ids that a reader sees, each once with both of its messages."""
-    with Runs(runs) as opened:
+    with DuckDBEngine(runs) as opened:
         ids = [row["trajectory_id"] for row in opened.rows("SELECT trajectory_id FROM trajectories")]
         messages = opened.rows("SELECT trajectory_id FROM messages")
     assert len(ids) == len(set(ids))
@@ -425,7 +426,7 @@ def test_readers_and_writers_beside_it(tmp_path: Path, forks: Callable[..., Fork
             assert one.end() == 0
             runs_of_it += 1
 
-    with Runs(tmp_path / "runs") as recorded, RunWriter(tmp_path / "runs" / "run") as writer:
+    with DuckDBEngine(tmp_path / "runs") as recorded, RunWriter(tmp_path / "runs" / "run") as writer:
         thread = threading.Thread(target=compact_again_and_again)
         thread.start()
         number = 200
@@ -451,7 +452,7 @@ def test_readers_and_writers_beside_it(tmp_path: Path, forks: Callable[..., Fork
 def test_what_went_away_under_a_query_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a query streams, it cannot be asked again: it says so."""
     write_parts(tmp_path / "run", 6, 2)
-    with Runs(tmp_path) as opened:
+    with DuckDBEngine(tmp_path) as opened:
         compact(tmp_path)
         with pytest.raises(TrajkitError, match=r"went away while it was read.*Run this again"), opened.errors():
             opened.con.execute("SELECT count(DISTINCT content) FROM messages").fetchall()

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from trajkit.checks import validate
-from trajkit.compact import compact
-from trajkit.engine import Runs
+from trajkit.engines.checks import validate
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import TrajkitError
-from trajkit.records import record
 from trajkit.rules import views
-from trajkit.select import select
-from trajkit.store import RunWriter
+from trajkit.runs.compact import compact
+from trajkit.runs.records import record
+from trajkit.runs.writer import RunWriter
+from trajkit.selection.select import select
 
 RULES = ["trajectories", "messages", "tasks", *views()]
 
@@ -53,9 +53,9 @@ def swap(runs: Path) -> None:
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("asked_before", [False, True])
 def test_every_rule_goes_on_answering(runs: Path, name: str, asked_before: bool) -> None:
-    with Runs(runs) as reader:
+    with DuckDBEngine(runs) as reader:
         expected = reader.rule(name)
-    with Runs(runs) as reader:
+    with DuckDBEngine(runs) as reader:
         if asked_before:
             assert reader.rule(name).equals(expected)
         else:
@@ -77,9 +77,9 @@ def test_at_every_moment_of_a_selection(
     def at(moment: int) -> Callable[..., Any]:
         nonlocal n_asked
         n_asked = 0
-        ask = Runs._ask
+        ask = DuckDBEngine._ask
 
-        def counted(self: Runs, query: str, run: Callable[[], Any]) -> Any:
+        def counted(self: DuckDBEngine, query: str, run: Callable[[], Any]) -> Any:
             nonlocal n_asked
             n_asked += 1
             if n_asked == moment:
@@ -89,21 +89,21 @@ def test_at_every_moment_of_a_selection(
         return counted
 
     with monkeypatch.context() as patch:
-        patch.setattr(Runs, "_ask", at(-1))
+        patch.setattr(DuckDBEngine, "_ask", at(-1))
         select(runs, tmp_path / "again.parquet", method)
     moments = n_asked
     assert moments > 10
     for moment in range(1, moments + 1, max(1, moments // 7)):
         with monkeypatch.context() as patch:
-            patch.setattr(Runs, "_ask", at(moment))
+            patch.setattr(DuckDBEngine, "_ask", at(moment))
             assert select(runs, tmp_path / "again.parquet", method) == expected
         assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "expected.parquet").read_bytes()
 
 
 def test_with_compact_itself(runs: Path) -> None:
-    with Runs(runs) as reader:
+    with DuckDBEngine(runs) as reader:
         expected = {name: reader.rule(name) for name in ("outcomes", "path_segments", "initial", "eef")}
-    with Runs(runs) as reader:
+    with DuckDBEngine(runs) as reader:
         reader.rule("outcomes")
         assert compact(runs).runs[0].parts_after == 1
         for name, answer in expected.items():
@@ -112,29 +112,29 @@ def test_with_compact_itself(runs: Path) -> None:
 
 def test_a_part_that_goes_while_a_view_is_made(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the statement that makes the view fails, the view is still to be made."""
-    statements, done = Runs._view_statements, []
+    statements, done = DuckDBEngine._view_statements, []
 
-    def and_parts_go(self: Runs, name: str, *given: Any) -> Any:
+    def and_parts_go(self: DuckDBEngine, name: str, *given: Any) -> Any:
         if name == "initial" and not done:
             done.append(name)
             swap(runs)
         return statements(self, name, *given)
 
-    with Runs(runs) as reader:
+    with DuckDBEngine(runs) as reader:
         expected = reader.rule("initial")
-    with Runs(runs) as reader:
-        monkeypatch.setattr(Runs, "_view_statements", and_parts_go)
+    with DuckDBEngine(runs) as reader:
+        monkeypatch.setattr(DuckDBEngine, "_view_statements", and_parts_go)
         assert reader.rule("initial").equals(expected) and done
 
 
 def test_answers_of_before_are_not_mixed_with_trajectories_of_after(runs: Path) -> None:
-    with Runs(runs) as reader:
+    with DuckDBEngine(runs) as reader:
         reader.make("outcomes", views()["outcomes"].sql)
         write(runs, first=6)
         swap(runs)
         with pytest.raises(TrajkitError, match=r"trajectories were added .* Run this again"):
             reader.rule("path_segments")
-    with Runs(runs) as reader:  # where nothing was made of what lay there before, it is as if opened anew
+    with DuckDBEngine(runs) as reader:  # where nothing was made of what lay there before, it is as if opened anew
         assert reader.rule("outcomes").height == 12
         write(runs, first=12)
         swap(runs)
@@ -143,14 +143,14 @@ def test_answers_of_before_are_not_mixed_with_trajectories_of_after(runs: Path) 
 
 
 def test_batches_that_begin_after_it(runs: Path) -> None:
-    with Runs(runs) as reader:
+    with DuckDBEngine(runs) as reader:
         batches = reader.batches("SELECT * FROM messages ORDER BY ALL", 5)
         swap(runs)
         assert sum(batch.num_rows for batch in batches) == 24
 
 
 def test_validate_beside_it(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import trajkit.checks as checks
+    import trajkit.engines.checks as checks
 
     with RunWriter(runs / "run") as writer:  # a mistake, so that places are looked for
         wrong = one(7)
@@ -173,11 +173,11 @@ def test_validate_beside_it(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None
                 patch.setattr(checks, name, swapping)
                 assert [(p.check, p.trajectory_id) for p in validate(runs)] == expected, (name, when)
     with monkeypatch.context() as patch:
-        places, done = Runs.places, []
+        places, done = DuckDBEngine.places, []
 
-        def and_swap(self: Runs, *args: Any) -> Any:
+        def and_swap(self: DuckDBEngine, *args: Any) -> Any:
             done.append(swap(runs))
             return places(self, *args)
 
-        patch.setattr(Runs, "places", and_swap)
+        patch.setattr(DuckDBEngine, "places", and_swap)
         assert all(Path(problem.where.split(" (")[0]).exists() for problem in validate(runs)) and done

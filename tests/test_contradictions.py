@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from small_runs import Row, pair, talk, traj, trajkit, write_run
 
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 
 Pair = tuple[list[Row], list[Row]]
 
@@ -96,7 +96,7 @@ def test_digests_of_an_earlier_version_beside_others(tmp_path: Path) -> None:
     assert "`trajkit compact` renews it" in done.out
     assert "of 1 trajectories with tool calls is of an earlier version" in trajkit("compact", runs, "--dry-run").err
     assert "of 1 trajectories with tool calls was renewed" in trajkit("compact", runs).err
-    with Runs(runs) as opened:
+    with DuckDBEngine(runs) as opened:
         assert opened.rows("SELECT count(DISTINCT actions_digest) AS n, count(*) AS rows FROM trajectories") == [
             {"n": 1, "rows": 2}
         ]
@@ -123,7 +123,7 @@ def brought(runs: Path, *args: object) -> Any:
 
 
 def rows(runs: Path) -> list[Row]:
-    with Runs(runs) as opened:
+    with DuckDBEngine(runs) as opened:
         return opened.rows(
             "SELECT trajectory_id, reward, success, ended, error, meta, import_id FROM trajectories "
             "ORDER BY trajectory_id"

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import trajkit
 
-from trajkit.checks import validate
-from trajkit.compact import compact
-from trajkit.digests import SUMS
+from trajkit.engines.checks import validate
 from trajkit.errors import BadData, TrajkitError
-from trajkit.records import record
-from trajkit.select import select
-from trajkit.store import RunWriter, write_tasks
+from trajkit.runs.compact import compact
+from trajkit.runs.digests import SUMS
+from trajkit.runs.records import record
+from trajkit.runs.writer import RunWriter, write_tasks
+from trajkit.selection.select import select
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_compact_refuses_damage_and_renews_the_digests(runs: Path) -> None:
 
 
 def test_a_disk_that_does_not_give_back_what_was_written(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trajkit.compact.Hashed.hexdigest", lambda _: "0" * 64)
+    monkeypatch.setattr("trajkit.runs.compact.Hashed.hexdigest", lambda _: "0" * 64)
     before = {path: path.read_bytes() for path in files(runs)}
     with pytest.raises(TrajkitError, match="does not give back what was written"):
         compact(runs)

@@ -37,7 +37,7 @@ from train.packing import share  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
 from train.settings import load as load_settings  # noqa: E402
 from trajkit.errors import UsageError  # noqa: E402
-from trajkit.masks import Row  # noqa: E402
+from trajkit.tokens.masks import Row  # noqa: E402
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 N = 9  # with steps of 4 an epoch's last step has 1: one process has nothing to do

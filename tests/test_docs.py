@@ -184,7 +184,7 @@ def flags() -> set[str]:
 
 def test_python_in_the_readme_runs_without_the_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from envs.webshop import Expert, WebShop
-    from trajkit.explore import Settings, explore
+    from trajkit.exploration.explore import Settings, explore
 
     monkeypatch.chdir(tmp_path)
     explore("runs", WebShop(train_tasks=5), Expert(), plans=["initial"], settings=Settings(role="expert", iteration=0))

@@ -34,8 +34,8 @@ from train.passes import one_row_a_pass, predictions  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
 from train.settings import load as load_settings  # noqa: E402
 from trajkit.errors import BadData, UsageError  # noqa: E402
-from trajkit.examples import read  # noqa: E402
-from trajkit.masks import Masks  # noqa: E402
+from trajkit.selection.dataset import read  # noqa: E402
+from trajkit.tokens.masks import Masks  # noqa: E402
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SMALL = Train(lr=1e-3, steps=12, batch=3, context=256, save_steps=4, backend="plain", beta=0.3)

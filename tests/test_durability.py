@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from small_runs import pair, trajkit, write_run
 
-from trajkit import files
+from trajkit.runs import atomic as files
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -108,7 +108,7 @@ def test_what_a_command_writes_is_on_the_disk(
 
 
 def test_nothing_else_renames() -> None:
-    """Whoever renames by himself forgets the folder: `trajkit.files` does it for all."""
+    """Whoever renames by himself forgets the folder: `trajkit.runs.atomic` does it for all."""
     sources = sorted(path for name in ("trajkit", "train", "envs") for path in (CHECKOUT / name).rglob("*.py"))
     gc.disable()  # a collection while Python 3.11 parses can break it (python/cpython#106905)
     found = [
@@ -118,7 +118,7 @@ def test_nothing_else_renames() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _renames(node, node.func)
     ]
     gc.enable()
-    assert len(found) == 2 and all(place.startswith("trajkit/files.py:") for place in found), found
+    assert len(found) == 2 and all(place.startswith("trajkit/runs/atomic.py:") for place in found), found
 
 
 def _renames(call: ast.Call, function: ast.Attribute) -> bool:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from trajkit.errors import BadData
-from trajkit.records import record
-from trajkit.select import select
-from trajkit.store import RunWriter
+from trajkit.runs.records import record
+from trajkit.runs.writer import RunWriter
+from trajkit.selection.select import select
 
 CALLS = [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "ü"}'}}]
 
@@ -30,7 +30,7 @@ def test_messages_come_back_ready_for_a_chat_template(tmp_path: Path) -> None:
     select(tmp_path / "runs", tmp_path / "sft.parquet", "sft_pos")
     code = (
         "import sys; sys.modules['polars'] = sys.modules['duckdb'] = None\n"
-        "from trajkit.examples import read\n"
+        "from trajkit.selection.dataset import read\n"
         f"[example] = read({str(tmp_path / 'sft.parquet')!r})\n"
         "print([m['weight'] for m in example['messages']], example['messages'][2], example['tools'])"
     )
@@ -40,7 +40,7 @@ def test_messages_come_back_ready_for_a_chat_template(tmp_path: Path) -> None:
 
 
 def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
-    from trajkit.examples import read
+    from trajkit.selection.dataset import read
 
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(BadData, match="not written by"):

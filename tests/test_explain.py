@@ -20,15 +20,15 @@ from small_runs import trajkit
 from test_rules import FIGURE_1, SHARED_STATE, relations
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
-from trajkit.engine import Runs
-from trajkit.explain import explain
-from trajkit.explain import told as told_of
-from trajkit.one_task import answer
+from trajkit.display.terminal import find as find_shown
+from trajkit.display.terminal import picture
+from trajkit.display.terminal.trajectory import READS
+from trajkit.engines.duckdb import DuckDBEngine
+from trajkit.engines.one_task import answer
 from trajkit.rules import method as find_method
 from trajkit.rules import methods
-from trajkit.show import find as find_shown
-from trajkit.show import picture
-from trajkit.show.trajectory import READS
+from trajkit.selection.explain import explain
+from trajkit.selection.explain import told as told_of
 
 WHY = {name: f"why_{name}" for name in methods()}
 Found = dict[str, list[Row]]
@@ -175,7 +175,7 @@ def test_whatever_the_world_it_is_shown_and_explained(world: World, given_params
         text = console.file.getvalue()  # type: ignore[attr-defined]
         assert max(map(cell_len, text.splitlines())) <= width
 
-    with tempfile.TemporaryDirectory() as name, Runs(write(world, Path(name)), given_params) as whole:
+    with tempfile.TemporaryDirectory() as name, DuckDBEngine(write(world, Path(name)), given_params) as whole:
         answer(whole, [*READS, *WHY.values()])
         for t in world.trajs:
             for how in ({}, {"observations": True}, {"full": True}):
@@ -183,7 +183,7 @@ def test_whatever_the_world_it_is_shown_and_explained(world: World, given_params
         for task in {t.task for t in world.trajs}:
             assert find_shown(whole, None, task)
             for method, why in WHY.items():
-                with Runs(name, given_params) as runs:
+                with DuckDBEngine(name, given_params) as runs:
                     explained = explain(runs, task, find_method(method))
                 verdicts = whole.rows(f"SELECT * FROM {why} WHERE task_id = ?", [task])
                 assert Counter(map(str, verdicts)) == Counter(map(str, explained.verdicts)), method
@@ -270,10 +270,10 @@ TITLES = (
 
 
 def test_methods_are_explained_and_fit(folder: Path) -> None:
-    with Runs(folder) as whole:
+    with DuckDBEngine(folder) as whole:
         answer(whole, list(WHY.values()))
         for method in ("eef", "rft", "ipr", "self_play", "eef_pairs", "step_rewards"):  # all of them: in the slow test
-            with Runs(folder) as runs:
+            with DuckDBEngine(folder) as runs:
                 explained = explain(runs, "t", find_method(method))
             verdicts = whole.rows(f"SELECT * FROM why_{method} WHERE task_id = 't'")
             assert Counter(map(str, verdicts)) == Counter(map(str, explained.verdicts)), "not as in the whole folder"

@@ -19,12 +19,12 @@ from click.testing import CliRunner
 from small_runs import trajkit
 
 from envs.webshop import Expert, Novice, WebShop
-from trajkit.engine import Runs
-from trajkit.env import Env, Message, Policy, Task, key_values, load
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import TrajkitError, UsageError
-from trajkit.explore import Rollout, Settings, explore, rollout_seed
-from trajkit.records import record
-from trajkit.store import RunWriter
+from trajkit.exploration.env import Env, Message, Policy, Task, key_values, load
+from trajkit.exploration.explore import Rollout, Settings, explore, rollout_seed
+from trajkit.runs.records import record
+from trajkit.runs.writer import RunWriter
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SMALL: dict[str, Any] = {"products": 200, "train_tasks": 16, "test_tasks": 4}
@@ -41,7 +41,7 @@ def run_policy(runs: Path, env: Env, policy: Policy | None = None, iteration: in
 
 
 def rows(runs: Path, query: str, **params: Any) -> list[dict[str, Any]]:
-    with Runs(runs, params) as opened:
+    with DuckDBEngine(runs, params) as opened:
         return opened.rows(query)
 
 
@@ -84,7 +84,7 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_default_shop_gives_eef_something_to_find(explored: Path) -> None:
-    with Runs(explored) as runs:
+    with DuckDBEngine(explored) as runs:
         solved = {row["role"]: row["n"] for row in runs.rows(
             "SELECT role, count(*) AS n FROM outcomes WHERE solved AND branch_step = 0 GROUP BY role"
         )}  # fmt: skip
@@ -103,7 +103,7 @@ def test_the_default_shop_gives_eef_something_to_find(explored: Path) -> None:
 
 
 def test_recorded_paths_are_whole_conversations(explored: Path) -> None:
-    with Runs(explored) as runs:
+    with DuckDBEngine(explored) as runs:
         path = runs.rows(
             "SELECT b.trajectory_id, b.branch_step, m.seq, m.step, m.role, m.trajectory_id = b.trajectory_id AS own "
             "FROM trajectories AS b JOIN messages AS m ON m.trajectory_id = b.trajectory_id "
@@ -205,9 +205,9 @@ def test_what_is_done_is_not_run_again(tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-import trajkit.explore
+import trajkit.exploration.explore
 from envs.webshop import Novice, WebShop
-from trajkit.explore import Settings, explore
+from trajkit.exploration.explore import Settings, explore
 
 folder, parts = Path(sys.argv[2]), int(sys.argv[3])
 
@@ -217,7 +217,7 @@ class Waiting(WebShop):
             time.sleep(600)  # until it is killed
         return super().step(action)
 
-trajkit.explore.FLUSH_SECONDS = 0
+trajkit.exploration.explore.FLUSH_SECONDS = 0
 explore(sys.argv[1], Waiting(products=200, train_tasks=16, test_tasks=4), Novice(), plans=["initial", "skip_length"],
         settings=Settings("policy", 1))
 """

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from test_explore import CHECKOUT, SMALL, Plain, rows
 
-import trajkit.explore
+import trajkit.exploration.explore
 from envs.webshop import Novice, WebShop
 from trajkit.cli.explore import closing
-from trajkit.env import Message
-from trajkit.explore import Counts, Settings, explore
-from trajkit.policies import Answer
-from trajkit.watch import Overdue, Watch
+from trajkit.exploration.env import Message
+from trajkit.exploration.explore import Counts, Settings, explore
+from trajkit.exploration.policies import Answer
+from trajkit.exploration.watch import Overdue, Watch
 
 LIMIT = 3.0  # seconds; an innocent step takes a thousandth of one
 
@@ -168,8 +168,8 @@ def test_without_a_process_of_its_own_what_hangs_is_told(tmp_path: Path, monkeyp
         def close(self) -> None:
             assert spoken.wait(60)
 
-    monkeypatch.setattr(trajkit.explore, "tell", tell)
-    monkeypatch.setattr("trajkit.progress.tell", tell)
+    monkeypatch.setattr(trajkit.exploration.explore, "tell", tell)
+    monkeypatch.setattr("trajkit.console.tell", tell)
     settings = Settings("policy", 1, step_timeout=0.2)
     assert explore(tmp_path, Slow(**SMALL), Novice(), plans=["initial"], settings=settings)["error"] == 0
     assert told[0].startswith("the environment's step has been running for 0.2 s (--step-timeout). It cannot be ended")
@@ -182,7 +182,7 @@ def test_without_a_process_of_its_own_what_hangs_is_told(tmp_path: Path, monkeyp
 
 def test_a_call_is_overdue_when_it_has_gone_on_for_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("trajkit.watch.time.monotonic", lambda: now)
+    monkeypatch.setattr("trajkit.exploration.watch.time.monotonic", lambda: now)
     watch = Watch()
     overdue, never = Overdue(watch.cells, 10), Overdue(watch.cells, 0)
     seen: list[Any] = []
@@ -243,7 +243,7 @@ def test_stdout_is_data_whatever_an_environment_prints(tmp_path: Path, workers: 
 def test_rollouts_in_flight_are_as_many_as_there_are_descriptors_for(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trajkit.http_client import connections_that_fit
+    from trajkit.exploration.http_client import connections_that_fit
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     open_now = len(os.listdir("/proc/self/fd"))

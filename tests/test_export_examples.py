@@ -40,8 +40,8 @@ from test_export import (
     user,
 )
 
-from trajkit.examples import read
 from trajkit.exporters import Options, Summary, export
+from trajkit.selection.dataset import read
 
 MESSAGES = ["axolotl", "llamafactory", "ms-swift", "openai", "slime", "trl", "unsloth", "verl"]
 TOKENS = ["trl", "unsloth", "verl"]
@@ -556,7 +556,7 @@ LOADED: dict[str, tuple[str, int, str, list[Row], dict[str, Any], str]] = {
 def test_the_trainer_gives_loss_to_our_tokens(tmp_path: Path, models: Callable[[str], Path], name: str) -> None:
     from transformers import AutoTokenizer
 
-    from trajkit.masks import Masks
+    from trajkit.tokens.masks import Masks
 
     trainer, number, family, given, options, beside = LOADED[name]
     ready(trainer)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from trajkit.files import hidden, whole, write_whole
+from trajkit.runs.atomic import hidden, whole, write_whole
 
 KILLED = """
 import sys, time
 from pathlib import Path
-from trajkit.files import whole
+from trajkit.runs.atomic import whole
 with whole(Path(sys.argv[1])) as file:
     file.write(b"half")
     file.flush()
@@ -28,7 +28,7 @@ with whole(Path(sys.argv[1])) as file:
 WRITING = """
 import sys
 from pathlib import Path
-from trajkit.files import write_whole
+from trajkit.runs.atomic import write_whole
 for _ in range(50):
     write_whole(Path(sys.argv[1]), sys.argv[2] * 100_000)
 """

@@ -17,9 +17,9 @@ import pytest
 from test_explore import CHECKOUT, SMALL, ids, record_expert
 
 from envs.webshop import WebShop
-from trajkit.env import Message
 from trajkit.errors import UsageError
-from trajkit.policies import Answer, PolicyGone, Sampling
+from trajkit.exploration.env import Message
+from trajkit.exploration.policies import Answer, PolicyGone, Sampling
 
 pytest.importorskip("httpx", reason="needs httpx: pip install trajkit[server]")
 pytest.importorskip("tokenizers", reason="needs tokenizers: pip install trajkit[server]")
@@ -28,7 +28,7 @@ pytest.importorskip("transformers", reason="needs transformers: pip install traj
 from model_server import make_tokenizer
 from test_policies import Served, command, copy, exactly_once, policy, policy_ids, run
 
-from trajkit.policies.fleet import ERRS, Fleet, beginnings
+from trajkit.exploration.policies.fleet import ERRS, Fleet, beginnings
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_what_one_server_fails_at_another_answers_the_same(three: list[Served], 
 def test_a_dead_server_is_knocked_at_later_each_time_and_comes_back(
     three: list[Served], start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trajkit.policies.fleet.LONGEST", 1.0)
+    monkeypatch.setattr("trajkit.exploration.policies.fleet.LONGEST", 1.0)
     mortal, told = start(), list[str]()
     who = fleet(three[0], mortal, tell=told.append)
     mortal.kill()
@@ -303,7 +303,7 @@ def test_servers_that_differ_are_named_and_one_that_is_away_is_passed_over(
 EXPLORERS = """
 import os, sys
 import duckdb, httpx, pyarrow.dataset, tqdm
-import envs.webshop, trajkit.explore, trajkit.policies.fleet
+import envs.webshop, trajkit.exploration.explore, trajkit.exploration.policies.fleet
 from trajkit.cli import main
 folder, n, *words = sys.argv[1:]
 if any(word.startswith("--tokenizer") for word in words):

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from envs.gymnasium_bridge import GymnasiumEnv, numbers
-from trajkit.engine import Runs
-from trajkit.env import Message, key_values, load_env
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
-from trajkit.explore import Settings, explore
+from trajkit.exploration.env import Message, key_values, load_env
+from trajkit.exploration.explore import Settings, explore
 
 gymnasium = pytest.importorskip("gymnasium", reason="the bridge's tests need: pip install 'trajkit[gymnasium]'")
 
@@ -177,7 +177,7 @@ def test_explored_and_replayed_without_drift(tmp_path: Path, make: str) -> None:
     counts = explore(tmp_path, env, Listener(), plans=["initial", "skip_length"], settings=Settings("policy", 1), m=2)
     assert counts["drift"] == counts["error"] == 0
     assert counts["solved"] == counts["rollouts"] >= 10
-    with Runs(tmp_path) as runs:
+    with DuckDBEngine(tmp_path) as runs:
         verdicts = runs.rows("SELECT DISTINCT success FROM trajectories")
     assert verdicts == [{"success": None if make == OLD else True}]
 

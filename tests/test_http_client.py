@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_server import raw_server, trickle, whole
 
-from trajkit import http_client
-from trajkit.http_client import Answered, BlockingClient, Client, Late, NoAnswer, NotThere, TooLarge
+from trajkit.exploration import http_client
+from trajkit.exploration.http_client import Answered, BlockingClient, Client, Late, NoAnswer, NotThere, TooLarge
 
 BODY = json.dumps({"text": "naïve 北京"}).encode()
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -47,10 +47,10 @@ SHAPES: dict[str, tuple[bytes, bytes, int]] = {
 CODE = """
 import json, resource, sys
 from trajkit.errors import BadData
-from trajkit.importers import Options, _files, import_files
+from trajkit.importers import Options, _source, import_files
 
-_files.RECORD_BYTES, _files.RECORD_VALUES = 8 * 2**20, 300_000
-_files.RAW_CHARS, _files._MANY = 2**20, 2**19
+_source.RECORD_BYTES, _source.RECORD_VALUES = 8 * 2**20, 300_000
+_source.RAW_CHARS, _source._MANY = 2**20, 2**19
 bombs, warm, runs = sys.argv[1:]
 
 def go(path, runs):

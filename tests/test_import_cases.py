@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner
 from import_helpers import Run, run_import, write_lines
 
-from trajkit.checks import validate
 from trajkit.cli import cli
+from trajkit.engines.checks import validate
 from trajkit.errors import BadData
 from trajkit.exporters import export
 from trajkit.importers._calls import TWICE
 from trajkit.importers._outcome import TEXT, TRUTH
-from trajkit.select import select
+from trajkit.selection.select import select
 
 CASES = Path(__file__).parent / "cases" / "import"
 Row = dict[str, Any]

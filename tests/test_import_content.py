@@ -31,7 +31,7 @@ from import_helpers import chat_record, run_import, write_lines
 from trajkit.cli.import_ import command
 from trajkit.errors import BadData, Exit, UsageError
 from trajkit.importers import _content
-from trajkit.importers._files import SourceFile, elements
+from trajkit.importers._source import SourceFile, elements
 
 RECORDS = [chat_record(n, note="é🦜" * n) for n in range(3)]
 LINES = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS).encode()

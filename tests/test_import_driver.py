@@ -20,8 +20,8 @@ from import_helpers import chat_record, files_below, read_runs, run_import, writ
 
 from trajkit.cli.import_ import command
 from trajkit.errors import BadData, BadRecord, TrajkitError, UsageError
-from trajkit.importers import Options, _files, formats, import_files, load
-from trajkit.importers._files import Raw, SourceFile, Window, elements, members
+from trajkit.importers import Options, _source, formats, import_files, load
+from trajkit.importers._source import Raw, SourceFile, Window, elements, members
 
 
 class Text(SourceFile):
@@ -38,7 +38,7 @@ class Text(SourceFile):
 
 def read(file: SourceFile, head: int) -> list[Raw]:
     """Its records, told by the first `head` characters how it is laid out, so that the window has still to move."""
-    with patch.object(_files, "_HEAD", head):
+    with patch.object(_source, "_HEAD", head):
         return list(elements(file))
 
 
@@ -279,7 +279,7 @@ def test_strict_stops_at_the_first_bad_record_and_writes_nothing(tmp_path: Path)
 
 
 def test_strict_with_many_records_keeps_only_full_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trajkit.store.PART_TRAJECTORIES", 2)
+    monkeypatch.setattr("trajkit.runs.writer.PART_TRAJECTORIES", 2)
     file = write_lines(tmp_path / "1.jsonl", [*map(chat_record, range(5)), "bad"])
     with pytest.raises(BadData):
         run_import(tmp_path / "runs", "openai", file, strict=True)
@@ -292,9 +292,9 @@ def test_strict_with_many_records_keeps_only_full_parts(tmp_path: Path, monkeypa
 @pytest.fixture
 def several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes also for what is small, with a few records a job."""
-    monkeypatch.setattr("trajkit.importers._processes.LARGE", 0)
-    monkeypatch.setattr("trajkit.importers._processes.JOB_BYTES", 2_000)
-    monkeypatch.setattr("trajkit.importers._processes._cores", lambda: 2)
+    monkeypatch.setattr("trajkit.importers._parallel.LARGE", 0)
+    monkeypatch.setattr("trajkit.importers._parallel.JOB_BYTES", 2_000)
+    monkeypatch.setattr("trajkit.importers._parallel._cores", lambda: 2)
 
 
 def odd_lines(folder: Path) -> list[Path]:
@@ -318,7 +318,7 @@ def test_several_processes_import_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, strict: bool
 ) -> None:
     files = [str(path) for path in odd_lines(tmp_path / "logs")]
-    monkeypatch.setattr("trajkit.store.PART_TRAJECTORIES", 7)
+    monkeypatch.setattr("trajkit.runs.writer.PART_TRAJECTORIES", 7)
     results = []
     for name in ("one", "two"):
         if name == "two":
@@ -347,7 +347,7 @@ def test_a_process_that_is_killed_is_said_and_the_import_goes_on_from_there(
             self.kill()
 
     with monkeypatch.context() as patch:
-        patch.setattr("trajkit.importers._processes.subprocess.Popen", Dying)
+        patch.setattr("trajkit.importers._parallel.subprocess.Popen", Dying)
         with pytest.raises(TrajkitError, match=r"ended \(exit code -9\).*Run the command again"):
             run_import(tmp_path / "runs", "openai", file)
     assert not (tmp_path / "runs" / "import-openai-policy").exists()

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trajkit.records import actions_digest, record
-from trajkit.schema import MESSAGES
+from trajkit.runs.records import actions_digest, record
+from trajkit.runs.schema import MESSAGES
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
     ["\x00\x1f\x7f", '"\\/', "\u2028\u2029", "🦜é"]

@@ -13,9 +13,9 @@ from import_helpers import chat_record, read_runs, run_import, write_lines
 
 from trajkit.errors import TrajkitError
 from trajkit.importers import Options, import_files
-from trajkit.importers._files import SourceFile
-from trajkit.importers._harvest import Reject
+from trajkit.importers._batches import Reject
 from trajkit.importers._rejected import Rejected
+from trajkit.importers._source import SourceFile
 
 
 def raws(runs: Path) -> list[str]:

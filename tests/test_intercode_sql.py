@@ -18,9 +18,9 @@ from small_runs import trajkit
 
 from envs import intercode_sql
 from envs.intercode_sql import RETRY, InterCodeSQL, Prober, kendall_tau, parse_action, read_dump, reward
-from trajkit.engine import Runs
-from trajkit.env import Snapshots, load_env
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
+from trajkit.exploration.env import Snapshots, load_env
 
 DUMP = """
 CREATE DATABASE IF NOT EXISTS `zoo`;
@@ -447,7 +447,7 @@ def test_imported_tasks_and_ours_are_the_same(spider: Path, tmp_path: Path) -> N
     done = trajkit("import", "intercode", few, "--runs", tmp_path / "runs", "--role", "expert")
     assert done.code == 0, done.err
     env = InterCodeSQL(data=str(spider))
-    with Runs(tmp_path / "runs") as runs:
+    with DuckDBEngine(tmp_path / "runs") as runs:
         rows = runs.rows(
             "SELECT task_id, env, content FROM messages JOIN trajectories USING (trajectory_id) WHERE seq = 0"
         )

@@ -22,11 +22,11 @@ from test_rules import FIGURE_1, answers
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
 import trajkit
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.rules import METHODS as METHOD_KINDS
 from trajkit.rules import code, rules
-from trajkit.schema import TABLES, arrow_schema
-from trajkit.select import select
+from trajkit.runs.schema import TABLES, arrow_schema
+from trajkit.selection.select import select
 
 Bag = Counter[tuple[tuple[str, Any], ...]]
 
@@ -39,7 +39,7 @@ def bags(
     """The engine's rows of these relations, as multisets."""
     with tempfile.TemporaryDirectory() as folder:
         write(world, Path(folder), layout)
-        with Runs(folder, params=params or {}, threads=threads) as runs:
+        with DuckDBEngine(folder, params=params or {}, threads=threads) as runs:
             found = answers(runs, names)
     return {name: Counter(tuple(sorted(row.items())) for row in rows) for name, rows in found.items()}
 
@@ -376,7 +376,7 @@ def test_the_fingerprint_changes_with_every_column_that_a_rule_reads(tmp_path: P
         for name, rows in (("trajectories", [_PLAIN]), (table, [row | {column: value}])):
             typed = pa.schema([arrow_schema(name).field(key) for key in rows[0]])
             pq.write_table(pa.Table.from_pylist(rows, typed), folder / f"{name}-{len(list(folder.iterdir()))}.parquet")
-        with Runs(folder) as runs:
+        with DuckDBEngine(folder) as runs:
             return runs.rows(runs.compose(rules()["input_fingerprint"].sql))[0]["fingerprint"]
 
     digests = [digest(value) for value in (*values[kind], *[None] * (not required))]

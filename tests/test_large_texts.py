@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import OutOfMemory
-from trajkit.large_texts import SHORT, flat, in_order
-from trajkit.records import record
 from trajkit.rules import method, rules
-from trajkit.select import choose, select
-from trajkit.store import RunWriter
+from trajkit.runs.records import record
+from trajkit.runs.writer import RunWriter
+from trajkit.selection.large_texts import SHORT, flat, in_order
+from trajkit.selection.select import choose, select
 
 MEGABYTE = 2**20
 KEYS = "excerpt_number, seq"
@@ -70,7 +70,7 @@ def test_rows_whose_texts_lie_apart_are_the_rows_of_the_sort(tmp_path: Path, see
             messages = [_message(rng, role) for role in roles]
             writer.add(record(task_id=f"t{number}", role="expert", messages=messages, reward=1.0))
     query = rules()["selected_messages"].sql
-    with Runs(tmp_path) as runs:
+    with DuckDBEngine(tmp_path) as runs:
         choose(runs, method("sft_all"))
         sorted_whole = flat(pa.Table.from_batches(runs.batches(f"{query}\nORDER BY {KEYS}", 50)))
         apart = pa.Table.from_batches(in_order(runs, query, KEYS, 50))
@@ -84,7 +84,7 @@ def test_select_writes_the_same_bytes_where_the_texts_are_more_than_a_sort_holds
     tmp_path: Path, size: int, limit: int
 ) -> None:
     runs = _runs(tmp_path / "runs", limit * MEGABYTE // (8 * size), 8, size)
-    with Runs(runs, memory_limit=f"{limit}MB") as folder:
+    with DuckDBEngine(runs, memory_limit=f"{limit}MB") as folder:
         choose(folder, method("sft_all"))
         with pytest.raises(OutOfMemory):
             list(folder.batches(rules()["selected_messages"].sql + f"\nORDER BY {KEYS}", 2048))
@@ -110,7 +110,7 @@ def test_long_tool_definitions_are_in_no_sort(tmp_path: Path) -> None:
 def test_select_of_messages_of_a_megabyte_stays_near_the_memory_limit(tmp_path: Path, megabytes: int) -> None:
     runs = _runs(tmp_path / "runs", megabytes // 10, 10, MEGABYTE)
     code = (
-        "import resource, sys; from trajkit.select import select\n"
+        "import resource, sys; from trajkit.selection.select import select\n"
         "select(sys.argv[1], sys.argv[2], 'sft_all', memory_limit='1GB')\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

@@ -13,7 +13,7 @@ import pytest
 from small_runs import pair, trajkit, write_run
 
 from trajkit.errors import BadData
-from trajkit.store import all_parts
+from trajkit.runs.listing import all_parts
 
 COMMANDS = {
     "select": ("select", "--method", "sft_all", "--out", "{out}", "--runs", "{runs}"),

@@ -22,7 +22,7 @@ pytest.importorskip("transformers", reason="needs transformers: make setup-train
 from train.loop import MANIFEST, loop
 from train.settings import Settings, load
 from train.study import _changes, read, run
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def counted(run: Path) -> Counter[tuple[Any, ...]]:
-    with Runs(run / "runs") as runs:
+    with DuckDBEngine(run / "runs") as runs:
         rows = runs.rows("SELECT role, actor, split, iteration, branch_step > 0 AS branch FROM trajectories")
     return Counter((r["role"], r["actor"], r["split"], r["iteration"], r["branch"]) for r in rows)
 
@@ -75,8 +75,8 @@ def test_what_was_sampled_is_what_is_trained_on(done: Path) -> None:
     """The policy's own actions come with their token ids, and the masks take all of them."""
     from transformers import AutoTokenizer
 
-    from trajkit.examples import read as examples
-    from trajkit.masks import Masks
+    from trajkit.selection.dataset import read as examples
+    from trajkit.tokens.masks import Masks
 
     tokenizer = AutoTokenizer.from_pretrained(done / "theta-1/model")
     masks = Masks(tokenizer)
@@ -126,7 +126,7 @@ def test_experts_may_be_a_folder_of_runs_and_others_may_join_later(done: Path, t
     loop(tmp_path / "run", small(*given))
     found = counted(tmp_path / "run")
     assert found["expert", "tiny-expert", "train", 0, False] == found["expert", "cheap-expert", "train", 0, False] == 30
-    with Runs(tmp_path / "run/runs") as runs:
+    with DuckDBEngine(tmp_path / "run/runs") as runs:
         rows = runs.rows(
             "SELECT DISTINCT e.actor FROM trajectories AS b "
             "JOIN trajectories AS e ON b.parent_id = e.trajectory_id WHERE b.iteration = 1"
@@ -231,7 +231,7 @@ def test_a_served_policy_is_started_awaited_stopped_and_its_log_kept(
     assert (run / "theta-0/vllm.log").exists() and (run / "theta-1/vllm.log").exists()
     found = counted(run)
     assert found["policy", "theta-0", "test", 1, False] == 4 and found["policy", "theta-0", "train", 1, True] >= 12
-    with Runs(run / "runs") as runs:
+    with DuckDBEngine(run / "runs") as runs:
         [row] = runs.rows("SELECT count(*) AS n FROM messages WHERE token_ids IS NOT NULL AND logprobs IS NOT NULL")
         assert row["n"] > 12
     left = subprocess.run(["pgrep", "-f", f"model_server.py {run}"], capture_output=True, text=True).stdout.split()

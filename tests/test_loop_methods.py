@@ -16,9 +16,9 @@ from test_loop import counted, small
 
 from train.loop import MANIFEST, loop
 from train.results import results
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
-from trajkit.examples import kind, read
+from trajkit.selection.dataset import kind, read
 
 PAIRS = (
     "explore.env_args.train_tasks=14", "train.steps=10", "clone_train.steps=60",
@@ -44,7 +44,7 @@ def test_eto_prefers_by_the_reward_and_refers_to_the_policy_that_explored(cloned
         theta = run / f"theta-{k}"
         assert kind(theta / "pairs.parquet") == "pairs" and not (theta / "sft.parquet").exists()
         pairs = list(read(theta / "pairs.parquet"))
-        with Runs(run / "runs", {"iteration": k}) as runs:
+        with DuckDBEngine(run / "runs", {"iteration": k}) as runs:
             assert len(pairs) == runs.rows("SELECT count(*) AS n FROM eto")[0]["n"] > 0
         told = lines(theta)
         assert len(told) == 6 and {"margin", "accuracy", "dpo_loss"} <= told[0].keys()
@@ -65,7 +65,7 @@ def test_ipr_scores_with_theta_0_and_trains_on_both_levels(cloned: Path, tmp_pat
     settings = small(*PAIRS, *given, *sft)
     assert settings.plans == ("initial", "every_step")
     loop(run, settings, begin=cloned)
-    with Runs(run / "runs", {"iteration": 1, "n": 2}) as runs:
+    with DuckDBEngine(run / "runs", {"iteration": 1, "n": 2}) as runs:
         scored = runs.rows("SELECT actor, count(*) AS n FROM trajectories WHERE role = 'scorer' GROUP BY ALL")
         assert [row["actor"] for row in scored] == ["theta-0"]
         planned = "SELECT * FROM score_expert UNION ALL SELECT * FROM score_policy"
@@ -99,7 +99,7 @@ def test_nat_is_asked_as_it_was_trained_and_recorded_as_the_environment_asked(tm
     kinds = {example["kind"]: example for example in read(run / "theta-0/sft.parquet")}
     assert kinds["positive"]["messages"][0]["content"].endswith("\n\ndo well")
     assert "incorrectly" in kinds["negative"]["messages"][0]["content"]
-    with Runs(run / "runs") as runs:
+    with DuckDBEngine(run / "runs") as runs:
         rows = runs.rows("SELECT content FROM messages WHERE role = 'user'")
     assert rows and not any("do well" in row["content"] for row in rows)
 

@@ -21,10 +21,10 @@ pytest.importorskip("transformers", reason="masks need the extra train")
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from trajkit.chat_template import DATE
 from trajkit.errors import BadData, UsageError
-from trajkit.masks import Masks, Row
-from trajkit.policies.turns import Turns
+from trajkit.exploration.policies.prompt_tokens import Turns
+from trajkit.tokens.chat_template import DATE
+from trajkit.tokens.masks import Masks, Row
 
 FOLDER = Path(__file__).parent / "chat_templates"
 FAMILIES: dict[str, dict[str, Any]] = json.loads((FOLDER / "families.json").read_text())
@@ -259,7 +259,7 @@ def test_white_space_at_the_edges_is_trained_on_where_the_template_keeps_it() ->
 def test_sampled_token_ids_are_used_as_they_are_after_the_prompts_they_were_sampled_from(
     family: str, ending: str, tmp_path: Path
 ) -> None:
-    """The ids before each turn are those that trajkit.policies sends to the model."""
+    """The ids before each turn are those that trajkit.exploration.policies sends to the model."""
     made = tokenizer(family)
     made.save_pretrained(tmp_path)
     stop = made.convert_tokens_to_ids(FAMILIES[family]["stop"])

@@ -22,7 +22,7 @@ from train.packing import Pack, pack  # noqa: E402
 from train.passes import nll_sum, one_row_a_pass  # noqa: E402
 from train.probe import probe  # noqa: E402
 from trajkit.errors import UsageError  # noqa: E402
-from trajkit.masks import Row  # noqa: E402
+from trajkit.tokens.masks import Row  # noqa: E402
 
 TOGETHER = [
     "llama", "qwen3", "qwen3_moe", "mistral", "gemma3", "phi3", "olmo2", "glm4", "deepseek_v3", "smollm3", "cohere2",

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("marimo", reason="the notebook needs the extra `notebook`")
 
 from envs.webshop import Expert, Novice, WebShop
-from trajkit.explore import Settings, explore
+from trajkit.exploration.explore import Settings, explore
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "docs/notebook.py"
 

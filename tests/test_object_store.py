@@ -16,12 +16,13 @@ from pyarrow.fs import FileSystem, LocalFileSystem, copy_files
 from small_runs import Result, Row, pair, trajkit, write_run
 
 import trajkit as library
-from trajkit import object_store
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import TrajkitError
-from trajkit.files import whole
-from trajkit.object_store import Reader, Unreachable, Url, locate
-from trajkit.store import existing_ids, parts, write_part
+from trajkit.runs import object_store
+from trajkit.runs.atomic import whole
+from trajkit.runs.listing import existing_ids, parts
+from trajkit.runs.object_store import Reader, Unreachable, Url, locate
+from trajkit.runs.writer import write_part
 
 pytest.importorskip("moto.server", reason="the S3 server is moto's: pip install -e '.[dev]'")
 
@@ -121,10 +122,10 @@ def test_every_reading_command_says_the_same(local: Path, runs: str, tmp_path: P
 def test_a_single_file_and_odd_names(runs: str, local: Path, tmp_path: Path) -> None:
     odd = put(local, "s3://lake/o dd/a#b?c=[d]%20'e/*")
     assert len(existing_ids(odd)) == len(existing_ids(local))
-    with Runs(odd) as opened, Runs(local) as here:
+    with DuckDBEngine(odd) as opened, DuckDBEngine(local) as here:
         assert opened.rule("eef").equals(here.rule("eef"))
     file = parts(runs, "trajectories")[0]
-    with Runs(str(file)) as opened:
+    with DuckDBEngine(str(file)) as opened:
         assert opened.files["trajectories"] == [file]
 
 
@@ -160,7 +161,7 @@ def test_a_part_whose_trajectories_are_not_there_yet(server: str, tmp_path: Path
     part = write_part(run, tables("a"))
     with whole(run / "part-0123456789abcdef/messages.parquet") as file:
         pq.write_table(pq.read_table((part / "messages.parquet").open()), file)
-    with Runs("s3://lake/unfinished") as opened:
+    with DuckDBEngine("s3://lake/unfinished") as opened:
         assert opened.rows("SELECT count(*) AS n FROM messages") == [{"n": len(pair("a")[1])}]
     assert trajkit("validate", "s3://lake/unfinished").code == 0
 
@@ -169,7 +170,7 @@ def test_a_part_that_goes_away(server: str, tmp_path: Path) -> None:
     """Its rows are in another one then, as after a compacted copy was put there."""
     run = locate("s3://lake/gone/run")
     old = write_part(run, tables("a", text=random.Random(0).randbytes(9_000_000).hex()))  # more than is read at once
-    with Runs("s3://lake/gone") as opened:
+    with DuckDBEngine("s3://lake/gone") as opened:
         new = write_part(run, tables("a", "b"))
         for name in ("trajectories", "messages"):
             (old / f"{name}.parquet").unlink()
@@ -245,7 +246,7 @@ def test_wrong_credentials(runs: str, server: str, monkeypatch: pytest.MonkeyPat
         headers = {"Content-Type": "text/plain"}
         urllib.request.urlopen(urllib.request.Request(f"{server}/moto-api/reset-auth", after.encode(), headers)).close()
 
-    with Runs(runs) as opened:
+    with DuckDBEngine(runs) as opened:
         checks_keys("0")
         try:
             with pytest.raises(TrajkitError, match=r"s3://lake/runs.*AWS_ACCESS_KEY_ID"):

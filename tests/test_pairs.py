@@ -34,7 +34,7 @@ from worlds import (
 )
 
 from trajkit.errors import BadData, UsageError
-from trajkit.select import select
+from trajkit.selection.select import select
 
 
 def scorer(id: str, parent: str, at: int, reward: float | None, **given: Any) -> Traj:

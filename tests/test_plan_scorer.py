@@ -20,9 +20,9 @@ from worlds import Row, Traj, World, expert, layouts, params, policy, worlds
 
 from envs.webshop import Expert, Novice, TinyExpert, TinyShop, WebShop
 from envs.webshop.tiny import CheapExpert
-from trajkit.env import Env, Message, Policy
 from trajkit.errors import UsageError
-from trajkit.explore import Counts, Settings, cost, explore
+from trajkit.exploration.env import Env, Message, Policy
+from trajkit.exploration.explore import Counts, Settings, cost, explore
 
 SCORES = ("score_expert", "score_policy")
 

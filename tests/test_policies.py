@@ -21,11 +21,11 @@ import pytest
 from test_explore import CHECKOUT, SMALL, Plain, ids, record_expert, rows, run_policy
 
 from envs.webshop import Novice, WebShop
-from trajkit.env import Env, Message
 from trajkit.errors import TrajkitError, UsageError
-from trajkit.explore import Cost, Rollout, Settings, cost, explore
-from trajkit.policies import Answer, PolicyGone, Sampling, Suffixed, temperatures
-from trajkit.rollouts import shard_of
+from trajkit.exploration.env import Env, Message
+from trajkit.exploration.explore import Cost, Rollout, Settings, cost, explore
+from trajkit.exploration.policies import Answer, PolicyGone, Sampling, Suffixed, temperatures
+from trajkit.exploration.rollouts import shard_of
 
 httpx = pytest.importorskip("httpx", reason="needs httpx: pip install trajkit[server]")
 pytest.importorskip("tokenizers", reason="needs tokenizers: pip install trajkit[server]")
@@ -33,8 +33,8 @@ pytest.importorskip("transformers", reason="needs transformers: pip install traj
 
 from model_server import make_tokenizer  # noqa: E402
 
-from trajkit.policies.server import Server  # noqa: E402
-from trajkit.policies.turns import Turns  # noqa: E402
+from trajkit.exploration.policies.prompt_tokens import Turns  # noqa: E402
+from trajkit.exploration.policies.server import Server  # noqa: E402
 
 PLANS = ("initial", "skip_length")
 FAULTS = ["500", "503", "429", "half", "page", "list", "abort", "few_logprobs", "null_ids", "drop"]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from test_explore import SMALL, ids, rows
 
 from envs.webshop import WebShop
-from trajkit.env import Message
 from trajkit.errors import UsageError
-from trajkit.explore import Settings, explore
-from trajkit.policies import Answer, Sampling
+from trajkit.exploration.env import Message
+from trajkit.exploration.explore import Settings, explore
+from trajkit.exploration.policies import Answer, Sampling
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install trajkit[local]")
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install trajkit[local]")
@@ -24,8 +24,8 @@ transformers = pytest.importorskip("transformers", reason="needs transformers: p
 from model_kinds import folder_of  # noqa: E402
 from model_server import make_tokenizer  # noqa: E402
 
-from trajkit.policies.local import Local  # noqa: E402
-from trajkit.policies.slots import draw  # noqa: E402
+from trajkit.exploration.policies.continuous_batching import draw  # noqa: E402
+from trajkit.exploration.policies.local import Local  # noqa: E402
 
 ASKED = [[{"role": "user", "content": text}] for text in ("Hi", "Find me a soft cotton shirt", "Back to Search")]
 

@@ -177,9 +177,9 @@ def test_a_server_that_gives_the_key_back(tmp_path: Path, monkeypatch: pytest.Mo
     """In this process: the retries of a policy wait, and the command line would."""
     from envs.webshop import WebShop
     from trajkit.errors import TrajkitError
-    from trajkit.explore import Settings
-    from trajkit.explore import explore as run
-    from trajkit.policies.server import Server
+    from trajkit.exploration.explore import Settings
+    from trajkit.exploration.explore import explore as run
+    from trajkit.exploration.policies.server import Server
 
     answered = 0
 
@@ -218,7 +218,7 @@ def test_the_command_line_with_such_a_server(tmp_path: Path, of: str) -> None:
 
 def test_a_model_named_like_the_key_and_a_key_that_cannot_be_sent() -> None:
     from trajkit.errors import UsageError
-    from trajkit.policies.server import Server
+    from trajkit.exploration.policies.server import Server
 
     def answer(connection: socket.socket, request: bytes) -> bool:
         connection.sendall(whole(json.dumps({"data": [{"id": f"m {SENT}"}]}).encode()))

@@ -25,8 +25,8 @@ from test_masks import TOOLS, calling, example, turns
 from tokenizers import Tokenizer
 
 from trajkit.errors import BadData
-from trajkit.masks import Masks
-from trajkit.tokenizer import PROBE, load_tokenizer, save_tokenizer
+from trajkit.tokens.masks import Masks
+from trajkit.tokens.tokenizer import PROBE, load_tokenizer, save_tokenizer
 
 pytestmark = pytest.mark.network
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trajkit.records import actions_digest, record
+from trajkit.runs.records import actions_digest, record
 
 # Records with the ids and digests that version 0.1.0 gave them.
 RELEASED = json.loads((Path(__file__).parent / "released_ids.json").read_text())

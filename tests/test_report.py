@@ -17,29 +17,29 @@ from small_runs import trajkit
 
 pytest.importorskip("altair", reason="the charts of a report need Altair (pip install 'trajkit[report]')")
 
-import trajkit.report.tasks as tasks_module
+import trajkit.display.report.tasks as tasks_module
 from envs.webshop import Expert, Novice, WebShop
-from trajkit.engine import Runs
+from trajkit.display.report import report
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
-from trajkit.explore import Settings, explore
-from trajkit.records import record
-from trajkit.report import report
-from trajkit.store import RunWriter
+from trajkit.exploration.explore import Settings, explore
+from trajkit.runs.records import record
+from trajkit.runs.writer import RunWriter
 
 MESSAGE_ROLES = {3: "system", 4: "user", 5: "assistant", 6: "tool"}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBEngine]:
     folder, env = tmp_path_factory.mktemp("reported"), WebShop(train_tasks=52)
     explore(folder, env, Expert(), plans=["initial"], settings=Settings("expert", 0))
     explore(folder, env, Novice(), plans=["initial", "skip_length"], settings=Settings("policy", 1))
-    with Runs(folder) as opened:
+    with DuckDBEngine(folder) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def page(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(runs: DuckDBEngine, tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("out") / "report.html"
     options = ("--method", "eef", "--method", "eto", "--skill", r"next=click\[next", "--iteration", 1, "--set", "m=3")
     result = trajkit("report", "--runs", runs.path, "--out", out, *options, "--json")
@@ -53,7 +53,7 @@ def page(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of the time goes into charts, which other tests draw."""
-    monkeypatch.setattr("trajkit.report.charts.charts", lambda *_: iter(()))
+    monkeypatch.setattr("trajkit.display.report.charts.charts", lambda *_: iter(()))
 
 
 def blocks(page: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def unpacked(page: str) -> list[tuple[dict[str, Any], list[Any]]]:
     return [(task, chunk["texts"]) for chunk in chunks for task in chunk["tasks"]]
 
 
-def test_the_index_says_what_the_tables_say(runs: Runs, page: str) -> None:
+def test_the_index_says_what_the_tables_say(runs: DuckDBEngine, page: str) -> None:
     index = blocks(page)["index"]
     columns = index["columns"]
     wanted = runs.rows(
@@ -86,7 +86,7 @@ def test_the_index_says_what_the_tables_say(runs: Runs, page: str) -> None:
     assert not columns["text"][0].startswith("WebShop")  # what all instructions begin with says nothing
 
 
-def test_task_outcomes_in_plain_python(runs: Runs) -> None:
+def test_task_outcomes_in_plain_python(runs: DuckDBEngine) -> None:
     found = {(row["task_id"], row["iteration"]): row["solver"] for row in runs.rows("FROM task_outcomes")}
     rows = runs.rows("FROM outcomes")
     assert found.keys() == {
@@ -108,7 +108,7 @@ def test_task_outcomes_in_plain_python(runs: Runs) -> None:
         )  # fmt: skip
 
 
-def test_every_message_lies_there_once(runs: Runs, page: str) -> None:
+def test_every_message_lies_there_once(runs: DuckDBEngine, page: str) -> None:
     found = []
     for task, texts in unpacked(page):
         for trajectory, messages in zip(task["t"], task["m"], strict=True):
@@ -123,7 +123,7 @@ def test_every_message_lies_there_once(runs: Runs, page: str) -> None:
     assert sorted(found) == sorted(tuple(row.values()) for row in wanted)
 
 
-def test_what_methods_choose_lies_with_its_task(runs: Runs, page: str) -> None:
+def test_what_methods_choose_lies_with_its_task(runs: DuckDBEngine, page: str) -> None:
     examples, pairs = [], []
     for task, _ in unpacked(page):
         ids = [trajectory[0] for trajectory in task["t"]]
@@ -162,7 +162,7 @@ def test_the_policy_lets_only_this_script_and_style_run(page: str) -> None:
     assert not re.search(r"\sstyle=", page)  # the policy would refuse it
 
 
-def test_the_charts_commands_give_their_numbers(runs: Runs, page: str) -> None:
+def test_the_charts_commands_give_their_numbers(runs: DuckDBEngine, page: str) -> None:
     import shlex
 
     commands = [html.unescape(code) for code in re.findall(r'<div class="command"><code>(.*?)</code>', page, re.DOTALL)]
@@ -174,7 +174,7 @@ def test_the_charts_commands_give_their_numbers(runs: Runs, page: str) -> None:
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_what_does_not_fit_is_cut_and_said(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_cut_and_said(runs: DuckDBEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks_module, "SAMPLED_TASKS", 10)
     whole = report(runs.path, tmp_path / "whole.html")
     packed = sum(
@@ -231,7 +231,9 @@ def test_tool_calls_reasoning_and_numbers_that_json_lacks(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_a_failed_report_leaves_what_was_there(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_report_leaves_what_was_there(
+    runs: DuckDBEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "report.html"
     out.write_text("before")
 
@@ -239,7 +241,7 @@ def test_a_failed_report_leaves_what_was_there(runs: Runs, tmp_path: Path, monke
         yield b"x"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trajkit.report.pack", full)
+    monkeypatch.setattr("trajkit.display.report.pack", full)
     result = trajkit("report", "--runs", runs.path, "--out", out)
     assert (result.code, out.read_text(), list(tmp_path.iterdir())) == (1, "before", [out])
     assert "No space left on device" in result.err
@@ -254,7 +256,7 @@ def test_a_failed_report_leaves_what_was_there(runs: Runs, tmp_path: Path, monke
         (["--out", "nowhere/report.html"], "Make it first (mkdir -p"),
     ],
 )
-def test_wrong_calls_say_the_way_out(runs: Runs, tmp_path: Path, args: list[str], said: str) -> None:
+def test_wrong_calls_say_the_way_out(runs: DuckDBEngine, tmp_path: Path, args: list[str], said: str) -> None:
     out = [] if "--out" in args else ["--out", tmp_path / "report.html"]
     result = trajkit("report", "--runs", runs.path, *out, *args)
     assert result.code == 2

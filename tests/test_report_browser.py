@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from envs.webshop import Expert, Novice, WebShop
-from trajkit.engine import Runs
-from trajkit.explore import Settings, explore
-from trajkit.records import Record, record
-from trajkit.report import report
-from trajkit.store import RunWriter
+from trajkit.display.report import report
+from trajkit.engines.duckdb import DuckDBEngine
+from trajkit.exploration.explore import Settings, explore
+from trajkit.runs.records import Record, record
+from trajkit.runs.writer import RunWriter
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
 pytest.importorskip("altair", reason="the charts of a report need Altair (pip install 'trajkit[report]')")
@@ -66,20 +66,20 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBEngine]:
     folder, env = tmp_path_factory.mktemp("seen") / "runs", WebShop(train_tasks=52)
     explore(folder, env, Expert(), plans=["initial"], settings=Settings("expert", 0))
     explore(folder, env, Novice(), plans=["initial", "skip_length"], settings=Settings("policy", 1))
     explore(folder, env, Novice(), plans=["initial", "bisection"], settings=Settings("policy", 2))
-    with Runs(folder) as opened:
+    with DuckDBEngine(folder) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def file(runs: Runs) -> Path:
+def file(runs: DuckDBEngine) -> Path:
     out = runs.path.parent / "report.html"
     with pytest.MonkeyPatch.context() as patch:  # the charts, which take most of the time, are in `hostile_file`
-        patch.setattr("trajkit.report.charts.charts", lambda *_: iter(()))
+        patch.setattr("trajkit.display.report.charts.charts", lambda *_: iter(()))
         report(runs.path, out)
     return out
 
@@ -133,7 +133,7 @@ def texts(page: Any, selector: str) -> list[str]:
     return found
 
 
-def test_search_and_filters(watched: Watched, runs: Runs) -> None:
+def test_search_and_filters(watched: Watched, runs: DuckDBEngine) -> None:
     page = watched.open()
     assert page.locator("#count").text_content() == "52 tasks of 52"
     assert len(texts(page, "#rows tr")) == 50
@@ -188,7 +188,7 @@ def test_what_is_typed_while_the_address_changes_is_kept(watched: Watched) -> No
     assert "#task=" in page.url
 
 
-def test_the_tree_shows_the_messages_of_the_tables(watched: Watched, runs: Runs) -> None:
+def test_the_tree_shows_the_messages_of_the_tables(watched: Watched, runs: DuckDBEngine) -> None:
     recovered = runs.rows("SELECT task_id, expert_id, step FROM first_recovery_state ORDER BY ALL LIMIT 2")
     for task in recovered:
         page = watched.open(f"#task={task['task_id']}")
@@ -218,7 +218,7 @@ def test_the_tree_shows_the_messages_of_the_tables(watched: Watched, runs: Runs)
         assert seen == wanted
 
 
-def test_the_recovery_state_and_what_is_trained_are_marked(watched: Watched, runs: Runs) -> None:
+def test_the_recovery_state_and_what_is_trained_are_marked(watched: Watched, runs: DuckDBEngine) -> None:
     for row in runs.rows("SELECT * FROM eef ORDER BY kind DESC, trajectory_id LIMIT 3"):
         page = watched.open(f"#task={row['task_id']}&node={row['trajectory_id']}%400")
         number = page.evaluate(
@@ -238,7 +238,7 @@ def test_the_recovery_state_and_what_is_trained_are_marked(watched: Watched, run
             assert label.startswith(f"expert, s_{row['from_step']},")
 
 
-def test_by_keyboard_alone(watched: Watched, runs: Runs) -> None:
+def test_by_keyboard_alone(watched: Watched, runs: DuckDBEngine) -> None:
     page = watched.open()
 
     def focused() -> str:
@@ -311,7 +311,7 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_readable_in_light_and_dark_and_on_a_phone(
-    browser: Any, file: Path, hostile_file: Path, runs: Runs, scheme: str
+    browser: Any, file: Path, hostile_file: Path, runs: DuckDBEngine, scheme: str
 ) -> None:
     [row] = runs.rows("SELECT task_id, expert_id, step FROM first_recovery_state ORDER BY ALL LIMIT 1")
     places = {file: ["", f"#task={row['task_id']}&node={row['expert_id']}%40{row['step']}"], hostile_file: ["", "#2"]}
@@ -343,7 +343,7 @@ def said(*contents: str, step: int = 0) -> list[dict[str, str]]:
 def test_branches_of_branches_and_several_experts(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trajkit.report.charts.charts", lambda *_: iter(()))
+    monkeypatch.setattr("trajkit.display.report.charts.charts", lambda *_: iter(()))
     first = record(task_id="t", role="expert", reward=0.0, messages=said("o0", "a0", "o1", "a1", "o2", "a2"))
     other = record(task_id="t", role="expert", reward=1.0, messages=said("o0", "other"))
     branch = record(

@@ -22,11 +22,11 @@ from worlds import World, expert, params, policy, worlds, write
 
 pytest.importorskip("altair", reason="the charts need the extra report")
 
-from trajkit.engine import Runs
+from trajkit.display.report import drawing
+from trajkit.display.report.charts import Chart, charts
+from trajkit.display.report.drawing import compact
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
-from trajkit.report import drawing
-from trajkit.report.charts import Chart, charts
-from trajkit.report.drawing import compact
 
 HOSTILE = (
     *("</svg><script>alert(1)</script>", '" onload="alert(1)', "]]>", "<!--", "&amp;&#0;", "'+alert(1)+'", "{{datum}}"),
@@ -41,7 +41,7 @@ SKILLS = {"go": "go b", "Go!": "^go a$\n|it's"}
 
 
 def drawn(world: World, folder: Path, methods: Sequence[str] = (), skills: Mapping[str, str] = {}) -> dict[str, Chart]:
-    with Runs(write(world, folder)) as runs:
+    with DuckDBEngine(write(world, folder)) as runs:
         return {chart.name: chart for chart in charts(runs, methods, skills)}
 
 
@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(folder: Path) -> list[Chart]:
-    with Runs(folder) as runs:
+    with DuckDBEngine(folder) as runs:
         return list(charts(runs, ["eef", "eto", "eef"], SKILLS))
 
 
@@ -113,8 +113,8 @@ def test_ids_are_each_charts_own(made: list[Chart]) -> None:
 
 
 def test_ids_and_what_refers_to_them_are_renamed_together() -> None:
+    from trajkit.display.report.svg import inline
     from trajkit.errors import TrajkitError
-    from trajkit.report.svg import inline
 
     head = '<svg xmlns="http://www.w3.org/2000/svg" width="9" viewBox="0 0 9 9">'
     clip = '<defs><clipPath id="clip0"><rect/></clipPath></defs><g clip-path="url(#clip0)" onclick="x()"/><script/>'
@@ -156,7 +156,7 @@ def test_series_stand_out_on_white_and_on_black(colour: str, paper: str) -> None
 def test_the_numbers_are_what_the_query_gives(made: list[Chart], folder: Path, name: str) -> None:
     chart = next(chart for chart in made if chart.name == name)
     comment = re.match(r"-- --set (.*)\n", chart.sql)
-    with Runs(folder, dict([shlex.split(comment[1])[0].split("=", 1)]) if comment else None) as runs:
+    with DuckDBEngine(folder, dict([shlex.split(comment[1])[0].split("=", 1)]) if comment else None) as runs:
         assert runs.rows(chart.sql) == chart.rows
 
 
@@ -169,7 +169,7 @@ def test_the_query_can_be_typed(made: list[Chart], folder: Path) -> None:
 
 
 def test_what_is_kept_and_left_out_is_selects(made: list[Chart], folder: Path) -> None:
-    from trajkit.select import select
+    from trajkit.selection.select import select
 
     for method in ("eef", "eto"):
         summary = select(folder, None, method)
@@ -251,7 +251,7 @@ def test_without_the_extra(module: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_altair_is_imported_when_something_is_drawn() -> None:
-    code = "import sys, trajkit.report.charts; assert not {'altair', 'vl_convert'} & set(sys.modules)"
+    code = "import sys, trajkit.display.report.charts; assert not {'altair', 'vl_convert'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -276,7 +276,7 @@ def test_compact(number: Any, text: str) -> None:
 @settings(max_examples=60)
 @given(worlds(), params)
 def test_whatever_the_runs_there_are_charts(world: World, given_params: dict[str, Any]) -> None:
-    with tempfile.TemporaryDirectory() as folder, Runs(write(world, Path(folder)), given_params) as runs:
+    with tempfile.TemporaryDirectory() as folder, DuckDBEngine(write(world, Path(folder)), given_params) as runs:
         found = list(charts(runs, ["eef", "ipr"], {"go": "go b"}))
     assert len(found) == len({chart.name for chart in found})
     for chart in found:

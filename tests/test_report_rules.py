@@ -18,7 +18,7 @@ from small_runs import trajkit
 from test_rules import relations
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 
 PATTERNS = ("go b", "^go a$", "(?i)GO", "click", r"\[next", "because", "OK|nothing")
 
@@ -422,7 +422,7 @@ def test_tokens_are_counted_where_they_were_kept(tmp_path: Path) -> None:
         sampled = message["role"] == "assistant" and message["trajectory_id"] in ("p", "b")
         message["token_ids"] = [7] * (3 + message["step"]) if sampled else None
     write(world, tmp_path)
-    with Runs(tmp_path) as runs:
+    with DuckDBEngine(tmp_path) as runs:
         for name in ("text_lengths", "exploration_cost"):
             same(runs.rows(f"FROM {name}"), REPORTS[name](Oracle(world)))
         tokens = runs.rows("FROM text_lengths WHERE unit = 'sampled tokens' ORDER BY from_length, outcome")

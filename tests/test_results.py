@@ -34,7 +34,7 @@ from train.results import (
     table,
 )
 from trajkit.errors import BadData, TrajkitError, UsageError
-from trajkit.explore import Settings, explore
+from trajkit.exploration.explore import Settings, explore
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SLIPS = (0.9, 0.3, 0.0)  # of the scripted policies that stand for theta_0, theta_1, theta_2

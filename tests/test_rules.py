@@ -16,7 +16,7 @@ from hypothesis import Phase, event, find, given, settings
 from oracle import METHODS, PAIR_METHODS, RELATIONS, Oracle
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.rules import closure
 
 
@@ -24,11 +24,14 @@ def relations(
     world: World, names: list[str], params: dict[str, Any] | None = None, layout: int = 0
 ) -> dict[str, list[Row]]:
     """The rows of these relations, by the engine."""
-    with tempfile.TemporaryDirectory() as folder, Runs(write(world, Path(folder), layout), params=params or {}) as runs:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        DuckDBEngine(write(world, Path(folder), layout), params=params or {}) as runs,
+    ):
         return answers(runs, names)
 
 
-def answers(runs: Runs, names: Sequence[str]) -> dict[str, list[Row]]:
+def answers(runs: DuckDBEngine, names: Sequence[str]) -> dict[str, list[Row]]:
     """The rows of these relations, each rule answered once as `select` does it: planning the views, each with all that
     it reads, takes longer than answering them."""
     if len(names) > 1:

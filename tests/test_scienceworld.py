@@ -29,10 +29,10 @@ from envs.scienceworld import (
     parse_action,
     wrong_turns,
 )
-from trajkit.engine import Runs
-from trajkit.env import Message, Task
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
-from trajkit.explore import Settings, explore
+from trajkit.exploration.env import Message, Task
+from trajkit.exploration.explore import Settings, explore
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -141,7 +141,7 @@ def test_drift_is_caught_without_the_flag_and_there_is_none_with_it(
     assert counts["error"] == 0
     assert (counts["drift"] > 0) == drifts
     if drifts:
-        with Runs(tmp_path) as runs:
+        with DuckDBEngine(tmp_path) as runs:
             errors = runs.rows("SELECT error FROM trajectories WHERE ended = 'drift'")
         assert all("expected user: " in row["error"] and ", came user: " in row["error"] for row in errors)
 

@@ -17,12 +17,12 @@ from envs.webshop import TinyExpert, TinyShop  # noqa: E402
 from train import scratch, trainer  # noqa: E402
 from train.score import name_of, score  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
-from trajkit.engine import Runs  # noqa: E402
+from trajkit.engines.duckdb import DuckDBEngine  # noqa: E402
 from trajkit.errors import UsageError  # noqa: E402
-from trajkit.examples import kind, read  # noqa: E402
-from trajkit.explore import Settings, explore  # noqa: E402
-from trajkit.plan import missing  # noqa: E402
-from trajkit.select import select  # noqa: E402
+from trajkit.exploration.explore import Settings, explore  # noqa: E402
+from trajkit.rules import missing_rollouts  # noqa: E402
+from trajkit.selection.dataset import kind, read  # noqa: E402
+from trajkit.selection.select import select  # noqa: E402
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TRAIN = Train(lr=3e-3, steps=60, batch=16, context=256, row_tokens=1024, backend="plain")
@@ -55,8 +55,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asked(world: Path) -> list[dict[str, Any]]:
     """What the plans ask for that this model has not predicted."""
-    with Runs(world / "runs", {"iteration": 1, "n": 1, "scorer": "reward"}) as runs:
-        return runs.rows(missing(["score_expert", "score_policy"]))
+    with DuckDBEngine(world / "runs", {"iteration": 1, "n": 1, "scorer": "reward"}) as runs:
+        return runs.rows(missing_rollouts(["score_expert", "score_policy"]))
 
 
 def test_predictions_stand_in_for_rollouts(world: Path) -> None:
@@ -65,7 +65,7 @@ def test_predictions_stand_in_for_rollouts(world: Path) -> None:
     assert {row["parent_id"] for row in wanted} and len(wanted) > 50
     counts = score(world / "runs", world / "reward/model", 1)
     assert counts == {"predicted": len(wanted)} and asked(world) == []
-    with Runs(world / "runs", {"iteration": 1, "n": 1, "scorer": "reward"}) as runs:
+    with DuckDBEngine(world / "runs", {"iteration": 1, "n": 1, "scorer": "reward"}) as runs:
         rows = runs.rows("SELECT * FROM trajectories WHERE role = 'scorer'")
         rewards = runs.rows("SELECT * FROM step_rewards WHERE n_rollouts > 0")
         [wrong] = runs.rows(
@@ -90,7 +90,7 @@ def test_predictions_stand_in_for_rollouts(world: Path) -> None:
 
     # transformers' own score of one path, up to and with the action
     one = max(rows, key=lambda row: row["branch_step"])
-    with Runs(world / "runs") as runs:
+    with DuckDBEngine(world / "runs") as runs:
         path = runs.rows(
             "SELECT m.role, m.content FROM path_segments AS s JOIN messages AS m ON m.trajectory_id = s.owner_id "
             "WHERE s.trajectory_id = ? AND s.first_step <= m.step AND m.step < s.end_step AND m.step < ? "

@@ -12,10 +12,10 @@ import pytest
 from small_runs import pair, trajkit, write_run
 
 import trajkit as library
-from trajkit.engine import Runs
+from trajkit.console import STEERING
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
 from trajkit.rules import method, methods, rules
-from trajkit.terminal import STEERING
 
 SECRET = "hunter2"
 ONE = "SELECT trajectory_id FROM outcomes WHERE role = 'expert' AND split = 'train'"
@@ -81,7 +81,7 @@ def test_a_method_reads_the_runs_and_does_nothing_else(runs: Path, sql: str) -> 
 
 def test_copy_and_attach_are_refused_though_the_folder_may_be_read(runs: Path) -> None:
     """`allowed_directories` alone lets DuckDB write there: that a method is one SELECT is what holds it."""
-    with Runs(runs, allow_read=()) as confined:
+    with DuckDBEngine(runs, allow_read=()) as confined:
         confined.rows(f"COPY (SELECT 1) TO '{runs}/made.csv'")
         for setting in ("enable_external_access = true", "lock_configuration = false", "allowed_paths = ['/']"):
             with pytest.raises(Exception, match=r"locked|Cannot change|cannot be changed"):

@@ -23,7 +23,7 @@ from test_store import small_disk
 import trajkit as library
 from trajkit.errors import BadData, UsageError
 from trajkit.rules import methods
-from trajkit.select import NothingChosen, select
+from trajkit.selection.select import NothingChosen, select
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NAN = float("nan")
@@ -353,7 +353,7 @@ def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
         runs, theirs = write_run(Path(folder) / "runs", pair("e")), Path(folder) / "theirs"
         theirs.mkdir(mode=0o755)
         code = (
-            "import os, duckdb, polars, pyarrow.parquet, trajkit.select, trajkit.show, trajkit.cli.select\n"
+            "import os, duckdb, polars, pyarrow.parquet, trajkit.selection.select, trajkit.display.terminal, trajkit.cli.select\n"
             "from trajkit.rules import rules; rules(); os.setuid(65534); trajkit.cli.main()"
         )
         command = [sys.executable, "-c", code, "select", "--input", runs, "--out", theirs / "sft.parquet"]

@@ -15,28 +15,28 @@ from worlds import Traj, World, policy, write
 from worlds import expert as an_expert
 
 from envs.webshop import Expert, Novice, WebShop
-from trajkit.engine import Runs
+from trajkit.console import clean, shorten
+from trajkit.display.terminal import find, picture
+from trajkit.display.terminal.trajectory import READS
+from trajkit.engines.duckdb import DuckDBEngine
+from trajkit.engines.one_task import answer
 from trajkit.errors import UsageError
-from trajkit.explore import Settings, explore
-from trajkit.one_task import answer
-from trajkit.records import record
-from trajkit.show import find, picture
-from trajkit.show.trajectory import READS
-from trajkit.store import RunWriter
-from trajkit.terminal import clean, shorten
+from trajkit.exploration.explore import Settings, explore
+from trajkit.runs.records import record
+from trajkit.runs.writer import RunWriter
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBEngine]:
     folder, env = tmp_path_factory.mktemp("shown"), WebShop(train_tasks=40)
     explore(folder, env, Expert(), plans=["initial"], settings=Settings("expert", 0))
     explore(folder, env, Novice(), plans=["initial", "skip_length"], settings=Settings("policy", 1))
-    with Runs(folder) as opened:
+    with DuckDBEngine(folder) as opened:
         answer(opened, READS)
         yield opened
 
 
-def drawn(runs: Runs, trajectory_id: str, width: int = 110, colour: bool = False, **how: bool) -> str:
+def drawn(runs: DuckDBEngine, trajectory_id: str, width: int = 110, colour: bool = False, **how: bool) -> str:
     file = io.StringIO()
     system: Any = "truecolor" if colour else None
     console = Console(file=file, width=width, force_terminal=colour, color_system=system, markup=False, highlight=False)
@@ -45,7 +45,7 @@ def drawn(runs: Runs, trajectory_id: str, width: int = 110, colour: bool = False
     return file.getvalue()
 
 
-def test_the_most_instructive_expert_has_a_solved_recovery_state(runs: Runs) -> None:
+def test_the_most_instructive_expert_has_a_solved_recovery_state(runs: DuckDBEngine) -> None:
     (shown,) = find(runs, None, None)
     assert runs.rows("SELECT from_step FROM eef WHERE kind = 'recovery' AND expert_id = ?", [shown])
     text = drawn(runs, shown)
@@ -54,7 +54,7 @@ def test_the_most_instructive_expert_has_a_solved_recovery_state(runs: Runs) -> 
     assert "(recovery state)" in text
 
 
-def test_the_picture_is_what_the_views_say(runs: Runs) -> None:
+def test_the_picture_is_what_the_views_say(runs: DuckDBEngine) -> None:
     for expert in runs.rows("SELECT * FROM experts ORDER BY expert_id LIMIT 12"):
         text = drawn(runs, expert["expert_id"])
         steps = re.findall(r"^ s_(\d+) +(\+ solved|x failed|\. not run)(?: <<< (RECOVERY))? ", text, re.MULTILINE)
@@ -83,7 +83,7 @@ def test_the_picture_is_what_the_views_say(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("how", [{}, {"observations": True}, {"full": True}])
-def test_it_fits_the_terminal_and_colour_adds_nothing_to_the_text(runs: Runs, how: dict[str, bool]) -> None:
+def test_it_fits_the_terminal_and_colour_adds_nothing_to_the_text(runs: DuckDBEngine, how: dict[str, bool]) -> None:
     (shown,) = find(runs, None, None)
     for width in (40, 80):
         text = drawn(runs, shown, width=width, **how)
@@ -94,7 +94,7 @@ def test_it_fits_the_terminal_and_colour_adds_nothing_to_the_text(runs: Runs, ho
     assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == drawn(runs, shown, **how)
 
 
-def test_an_id_shows_what_was_seen_and_full_shows_every_word(runs: Runs) -> None:
+def test_an_id_shows_what_was_seen_and_full_shows_every_word(runs: DuckDBEngine) -> None:
     (shown,) = find(runs, None, None)
     text = drawn(runs, shown, width=200, observations=True)
     said = runs.rows("SELECT * FROM messages WHERE trajectory_id = ? ORDER BY seq", [shown])
@@ -130,7 +130,7 @@ def test_rollouts_step_rewards_and_what_has_no_outcome(tmp_path: Path) -> None:
             *mc,
         )
     )
-    with Runs(write(world, tmp_path)) as runs:
+    with DuckDBEngine(write(world, tmp_path)) as runs:
         answer(runs, READS)
         text = drawn(runs, "e")
         states = re.findall(r"^ (s_\d) +(\S.*?)  ", text, re.MULTILINE)
@@ -152,7 +152,7 @@ def test_rollouts_step_rewards_and_what_has_no_outcome(tmp_path: Path) -> None:
     assert "task t: solved, reward 0.5" in trajkit("show", "e", "--runs", tmp_path, "--set", "success_reward=0.5").out
 
 
-def test_find_by_id_prefix_and_task(runs: Runs) -> None:
+def test_find_by_id_prefix_and_task(runs: DuckDBEngine) -> None:
     everything = [row["trajectory_id"] for row in runs.rows("SELECT trajectory_id FROM trajectories ORDER BY 1")]
     assert find(runs, everything[0], None) == [everything[0]]
     assert find(runs, everything[0][:12], None) == [everything[0]]
@@ -168,7 +168,7 @@ def test_find_by_id_prefix_and_task(runs: Runs) -> None:
     assert find(runs, None, expert["task_id"]) == [expert["expert_id"]]
 
 
-def test_any_trajectory_can_be_shown(runs: Runs) -> None:
+def test_any_trajectory_can_be_shown(runs: DuckDBEngine) -> None:
     for (branch,) in (
         runs.rows(f"SELECT * FROM outcomes WHERE branch_step {where} LIMIT 1") for where in ("= 0", "> 2")
     ):
@@ -201,7 +201,7 @@ def test_no_text_acts_on_the_terminal(tmp_path: Path) -> None:
         writer.add(hostile(role="expert", success=True))
         writer.add(hostile(role="policy", iteration=1, success=False))
         writer.add(record(task_id=HOSTILE, role="expert", messages=calls, ended="error", error=HOSTILE))
-    with Runs(tmp_path) as opened:
+    with DuckDBEngine(tmp_path) as opened:
         for shown in find(opened, None, HOSTILE):
             text = drawn(opened, shown, width=400)
             assert all(c.isprintable() or c == "\n" for c in text)
@@ -215,7 +215,7 @@ def test_clean_and_shorten() -> None:
     assert shorten("\x00" * 30, 20) == r"\x00\x00\x00\x00\..."
 
 
-def test_the_command_line(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line(runs: DuckDBEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     shown = trajkit("show", "--runs", runs.path)
     assert shown.code == 0 and "\x1b" not in shown.out and "[x] LOSS" in shown.out
@@ -237,7 +237,7 @@ def test_the_command_line(runs: Runs, tmp_path: Path, monkeypatch: pytest.Monkey
         assert result.code == 2 and said in result.err, result
 
 
-def test_colour_on_a_terminal_and_none_with_no_color(runs: Runs) -> None:
+def test_colour_on_a_terminal_and_none_with_no_color(runs: DuckDBEngine) -> None:
     """The real thing in a pseudo-terminal."""
     import os
     import pty

@@ -13,8 +13,8 @@ import pytest
 from small_runs import trajkit
 from worlds import Traj, World, expert, policy, write
 
-from trajkit.examples import read
-from trajkit.select import select
+from trajkit.selection.dataset import read
+from trajkit.selection.select import select
 
 HOSTILE = "a\x1b[31mred\x1b]0;t\x07 [bold]b[/bold] \u202eevil\u2069 \x9b2J \r\x00 :smile: \U0001f600\n\tline 2"
 
@@ -129,8 +129,8 @@ def test_what_is_no_such_file(files: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_no_text_acts_on_the_terminal_and_long_text_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trajkit.records import record
-    from trajkit.store import RunWriter
+    from trajkit.runs.records import record
+    from trajkit.runs.writer import RunWriter
 
     said = [{"role": "user", "content": HOSTILE + "x" * 100_000}, {"role": "assistant", "content": HOSTILE}]
     said.append({"role": "user", "content": "日本語 " * 50})
@@ -164,8 +164,8 @@ def tokenizers() -> dict[str, Any]:
 def test_tokens_are_those_of_the_masks(
     files: dict[str, Path], tokenizers: dict[str, Any], family: str, kind: str, tmp_path: Path
 ) -> None:
-    from trajkit.masks import Masks, conversation, value_rows
-    from trajkit.show.tokens import _Names
+    from trajkit.display.terminal.tokens import _Names
+    from trajkit.tokens.masks import Masks, conversation, value_rows
 
     file = files[kind if family in ("qwen2.5", "llama-3.1") else f"plain-{kind}"]
     made = tokenizers[family]
@@ -203,7 +203,7 @@ def test_tokens_are_those_of_the_masks(
 
 
 def test_tokens_look_like_what_they_are(tokenizers: dict[str, Any]) -> None:
-    from trajkit.show.tokens import _Names
+    from trajkit.display.terminal.tokens import _Names
 
     text = "a  b · [x]\n\tc \U0001f600 \x1b[31m"
     for family, made in tokenizers.items():

@@ -35,13 +35,13 @@ pytestmark = [
 from spark_cluster import Cluster  # noqa: E402
 
 import trajkit  # noqa: E402
-from trajkit.assemble import tables  # noqa: E402
-from trajkit.engine import Runs  # noqa: E402
+from trajkit.engines.duckdb import DuckDBEngine  # noqa: E402
+from trajkit.engines.spark.runs import SparkEngine  # noqa: E402
 from trajkit.errors import BadData, UsageError  # noqa: E402
 from trajkit.rules import rules, views  # noqa: E402
-from trajkit.schema import TABLES  # noqa: E402
-from trajkit.select import choose, select  # noqa: E402
-from trajkit.spark.runs import SparkRuns  # noqa: E402
+from trajkit.runs.schema import TABLES  # noqa: E402
+from trajkit.selection.assemble import tables  # noqa: E402
+from trajkit.selection.select import choose, select  # noqa: E402
 
 RELATIONS = [*TABLES, *views()]
 
@@ -98,7 +98,7 @@ def rounded(row: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(float(f"{value:.12g}") if isinstance(value, float) else value for value in row)
 
 
-def differing(ours: Runs, theirs: SparkRuns, names: Sequence[str]) -> list[str]:
+def differing(ours: DuckDBEngine, theirs: SparkEngine, names: Sequence[str]) -> list[str]:
     """Which relations' answers differ, in their columns, their rows, or the order of these."""
     found = []
     for name in names:
@@ -120,7 +120,7 @@ def test_every_relation_has_the_same_rows_on_random_worlds(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, drawn: list[World], layout: int
 ) -> None:
     folder = write(together(drawn), tmp_path_factory.mktemp("worlds"), layout)
-    with Runs(folder) as ours, SparkRuns(folder, master=cluster.master) as theirs:
+    with DuckDBEngine(folder) as ours, SparkEngine(folder, master=cluster.master) as theirs:
         assert differing(ours, theirs, RELATIONS) == []
 
 
@@ -129,7 +129,7 @@ def test_every_rule_has_the_same_rows_on_a_generated_100k(
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     importlib.import_module("world").generate(tmp_path / "runs", 100_000, every_method=True)
-    with Runs(tmp_path / "runs") as ours, SparkRuns(tmp_path / "runs", master=cluster.master) as theirs:
+    with DuckDBEngine(tmp_path / "runs") as ours, SparkEngine(tmp_path / "runs", master=cluster.master) as theirs:
         assert ours.rows("SELECT count(*) AS n FROM trajectories")[0]["n"] > 99_000
         for name in RELATIONS:
             if name in ("messages", "win_rate"):  # 1.4 million rows in this process; its last digits differ
@@ -224,7 +224,7 @@ def test_urls_of_sparks_file_systems_are_read(cluster: Cluster, tmp_path: Path) 
     folder = write(SHOP, tmp_path / "a folder [of] {runs}, 100%", layout=3)
     (folder / ".part-1.tmp").mkdir()
     (folder / ".part-1.tmp" / "trajectories.parquet").write_bytes(b"unfinished")
-    with Runs(folder) as ours, SparkRuns(f"file://{folder}", master=cluster.master) as theirs:
+    with DuckDBEngine(folder) as ours, SparkEngine(f"file://{folder}", master=cluster.master) as theirs:
         assert differing(ours, theirs, ["trajectories", "messages", "eef"]) == []
 
 
@@ -262,7 +262,7 @@ def test_where_spark_runs_here_its_python_is_this_one(tmp_path: Path) -> None:
 def test_a_worker_that_is_killed_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
     """The last test: it takes one of the two workers, with what it kept of the answers, away for good."""
     runs = write(SHOP, tmp_path / "runs", layout=5)
-    with Runs(runs) as ours, SparkRuns(runs, master=cluster.master) as theirs:
+    with DuckDBEngine(runs) as ours, SparkEngine(runs, master=cluster.master) as theirs:
         found = []
         for folder in (ours, theirs):
             summary = choose(folder, rules()["eef"])

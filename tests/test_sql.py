@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import Row, pair, talk, traj, trajkit, write_run
 
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.rules import views
-from trajkit.schema import TABLES
+from trajkit.runs.schema import TABLES
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\x9b31m [bold red]no[/] 'single' \"double\", comma \u202e \x00 end"
@@ -186,7 +186,7 @@ def test_plain_duckdb_sees_the_same_rows(runs: Path, tmp_path: Path) -> None:
     script.write_text(result.out)
     names = [*TABLES, *views()]
     subprocess.run([sys.executable, "-c", PLAIN, script, tmp_path, *names], check=True, cwd="/")
-    with Runs(runs, {"m": 2}) as opened:
+    with DuckDBEngine(runs, {"m": 2}) as opened:
         assert 'my "own"' in opened.rule("trajectories").columns
         found = {name: opened.rule(name) for name in names}
     for name, rows in found.items():

@@ -20,10 +20,11 @@ import duckdb
 import pytest
 from forks import Forks
 
-from trajkit import store
 from trajkit.errors import TrajkitError
-from trajkit.records import Record, record
-from trajkit.store import RunWriter, existing_ids, parts, write_part, write_tasks
+from trajkit.runs import writer as store
+from trajkit.runs.listing import existing_ids, parts
+from trajkit.runs.records import Record, record
+from trajkit.runs.writer import RunWriter, write_part, write_tasks
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -21,10 +21,10 @@ from test_explore import rows
 from test_masks import tokenizer
 from test_policies import Served
 
-from trajkit.examples import read
-from trajkit.masks import Masks
-from trajkit.select import select
-from trajkit.tokenizer import load_tokenizer
+from trajkit.selection.dataset import read
+from trajkit.selection.select import select
+from trajkit.tokens.masks import Masks
+from trajkit.tokens.tokenizer import load_tokenizer
 
 # Experts that say their action (a) or call a tool (T); rollouts that do the other; a scorer's judgements of both.
 MIXED = World(

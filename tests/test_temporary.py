@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from small_runs import pair, trajkit, write_run
 
-from trajkit import temporary
-from trajkit.temporary import TemporaryFolder
+from trajkit.runs import temporary
+from trajkit.runs.temporary import TemporaryFolder
 
 HOLDING = """
 import os, sys
-from trajkit.temporary import TemporaryFolder
+from trajkit.runs.temporary import TemporaryFolder
 folder = TemporaryFolder()
 open(folder.name + "/spilled", "w").close()
 if "fork" in sys.argv and os.fork() == 0:

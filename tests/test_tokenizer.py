@@ -20,7 +20,7 @@ from model_server import make_tokenizer
 from small_runs import pair, write_run
 
 from trajkit.errors import UsageError
-from trajkit.tokenizer import is_hub_name, load_tokenizer, model_folder, save_tokenizer
+from trajkit.tokens.tokenizer import is_hub_name, load_tokenizer, model_folder, save_tokenizer
 
 CHECKOUT = Path(__file__).parents[1]
 SAID = "it's a café,\n\n  日本語 🙂\tx = 12"
@@ -107,13 +107,13 @@ def test_what_is_saved_is_what_was_loaded(tmp_path: Path) -> None:
 
 
 def test_nobody_loads_or_saves_a_tokenizer_another_way() -> None:
-    """What goes past trajkit/tokenizer.py is not checked."""
+    """What goes past trajkit/tokens/tokenizer.py is not checked."""
     wrong = []
     for path in (one for part in ("trajkit", "train", "envs", "benchmarks") for one in (CHECKOUT / part).rglob("*.py")):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if re.search(r"\bAutoTokenizer\b|tokenizer\.save_pretrained\(", line):
                 wrong.append(f"{path.relative_to(CHECKOUT)}:{number}")
-    assert {line.partition(":")[0] for line in wrong} == {"trajkit/tokenizer.py"}, wrong
+    assert {line.partition(":")[0] for line in wrong} == {"trajkit/tokens/tokenizer.py"}, wrong
 
 
 def test_names_on_the_hub() -> None:

@@ -31,10 +31,10 @@ from train.packing import order, pack, steps_of  # noqa: E402
 from train.passes import nll_sum  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
 from trajkit.errors import BadData, TrajkitError, UsageError  # noqa: E402
-from trajkit.masks import Row  # noqa: E402
-from trajkit.records import record  # noqa: E402
-from trajkit.select import select  # noqa: E402
-from trajkit.store import RunWriter  # noqa: E402
+from trajkit.runs.records import record  # noqa: E402
+from trajkit.runs.writer import RunWriter  # noqa: E402
+from trajkit.selection.select import select  # noqa: E402
+from trajkit.tokens.masks import Row  # noqa: E402
 
 SMALL = Train(lr=1e-3, steps=12, batch=3, context=128, save_steps=4, backend="plain")
 

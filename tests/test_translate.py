@@ -6,10 +6,10 @@ import pytest
 
 sqlglot = pytest.importorskip("sqlglot", reason="needs sqlglot: pip install 'trajkit[spark]'")
 
+from trajkit.engines.spark.files import said  # noqa: E402
+from trajkit.engines.spark.translate import translate  # noqa: E402
 from trajkit.errors import UsageError  # noqa: E402
 from trajkit.rules import rules  # noqa: E402
-from trajkit.spark.files import said  # noqa: E402
-from trajkit.spark.translate import translate  # noqa: E402
 
 
 @pytest.mark.parametrize("name", rules())

@@ -27,11 +27,11 @@ from train import scratch, trainer  # noqa: E402
 from train.objectives import Pairs  # noqa: E402
 from train.packing import order  # noqa: E402
 from train.settings import Scratch, Train  # noqa: E402
-from trajkit.examples import read  # noqa: E402
-from trajkit.masks import Masks  # noqa: E402
-from trajkit.records import record  # noqa: E402
-from trajkit.select import select  # noqa: E402
-from trajkit.store import RunWriter  # noqa: E402
+from trajkit.runs.records import record  # noqa: E402
+from trajkit.runs.writer import RunWriter  # noqa: E402
+from trajkit.selection.dataset import read  # noqa: E402
+from trajkit.selection.select import select  # noqa: E402
+from trajkit.tokens.masks import Masks  # noqa: E402
 
 STEPS, BATCH = 12, 6
 SETTINGS = Train(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from envs.webshop import CheapExpert, TinyExpert, TinyShop
 from envs.webshop.tiny import LETTERS, read_shopping
-from trajkit.env import Message, Policy, Snapshots, Task
+from trajkit.exploration.env import Message, Policy, Snapshots, Task
 
 ENV = TinyShop()
 SMALL = TinyShop(train_tasks=60, test_tasks=20)

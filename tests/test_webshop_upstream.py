@@ -21,8 +21,8 @@ from envs.webshop.catalogue import Product
 from envs.webshop.pages import SEP
 from envs.webshop.scoring import score
 from envs.webshop.upstream import title_nouns
-from trajkit.env import load_env
 from trajkit.errors import UsageError
+from trajkit.exploration.env import load_env
 
 for package in ("bm25s", "Stemmer", "rapidfuzz"):
     pytest.importorskip(package, reason=f"upstream's shop needs {package}: pip install -e '.[webshop]'")

@@ -29,7 +29,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     }
     write_run(runs, pair("e"))
     code = (
-        "from trajkit.rules import sql_folder; from trajkit.select import select\n"
+        "from trajkit.rules import sql_folder; from trajkit.selection.select import select\n"
         f"print(sql_folder()); print(select({str(runs)!r}, 'sft.parquet', 'sft_pos').n_rows)"
     )
     environment = os.environ | {"PYTHONPATH": str(installed)}

@@ -44,7 +44,7 @@ def environment(trl: str) -> Path:
 
 
 def run(trl: str, folder: Path, rows: Sequence[Any], **settings: Any) -> list[dict[str, float]]:
-    """Every step's loss, lr, grad_norm and cpu_s of SFTTrainer on trajkit.masks.Rows, whose weights are 0 or 1.
+    """Every step's loss, lr, grad_norm and cpu_s of SFTTrainer on trajkit.tokens.masks.Rows, whose weights are 0 or 1.
 
     The rows are trained on in their order, each once. `folder` is the model's; the rest is SFTConfig's.
     """

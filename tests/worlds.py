@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-from trajkit.records import actions_digest
+from trajkit.runs.records import actions_digest
 
 Row = dict[str, Any]
 

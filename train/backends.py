@@ -26,10 +26,10 @@ from torch import Tensor
 
 from train.passes import Backend
 from train.probe import probe
+from trajkit.console import clean
 from trajkit.errors import TrajkitError, UsageError
-from trajkit.files import hide, rename, sync_below
-from trajkit.terminal import clean
-from trajkit.tokenizer import load_tokenizer, save_tokenizer
+from trajkit.runs.atomic import hide, rename, sync_below
+from trajkit.tokens.tokenizer import load_tokenizer, save_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

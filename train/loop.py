@@ -39,19 +39,19 @@ import click
 from train.settings import Settings, Train, load
 from trajkit.cli import Command
 from trajkit.cli import run as run_command
-from trajkit.engine import Runs
-from trajkit.env import key_values, load_env, load_policy
+from trajkit.console import prints_to_stderr
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import TrajkitError, UsageError
-from trajkit.examples import kind
-from trajkit.explore import Settings as Rollouts
-from trajkit.explore import explore
-from trajkit.files import make_folder, rename, sync_below, write_whole
-from trajkit.policies import AsyncPolicy, Sampling, Suffixed
+from trajkit.exploration.env import key_values, load_env, load_policy
+from trajkit.exploration.explore import Settings as Rollouts
+from trajkit.exploration.explore import explore
+from trajkit.exploration.policies import AsyncPolicy, Sampling, Suffixed
 from trajkit.rules import closure
 from trajkit.rules import method as find_method
-from trajkit.select import select
-from trajkit.terminal import prints_to_stderr
-from trajkit.tokenizer import model_folder
+from trajkit.runs.atomic import make_folder, rename, sync_below, write_whole
+from trajkit.selection.dataset import kind
+from trajkit.selection.select import select
+from trajkit.tokens.tokenizer import model_folder
 
 MANIFEST = "manifest.json"
 
@@ -119,7 +119,7 @@ def _base(run: Path, settings: Settings) -> Path:
         return model_folder(settings.loop.model, "loop.model")
     from train import scratch
 
-    with Runs(run / "runs") as runs:
+    with DuckDBEngine(run / "runs") as runs:
         rows = runs.rows("SELECT DISTINCT content FROM messages WHERE content IS NOT NULL ORDER BY content")
     return scratch.make(run / "base", (row["content"] for row in rows), settings.scratch)
 
@@ -239,7 +239,7 @@ def _suffix(run: Path, settings: Settings, k: int) -> str | None:
     """What theta-k is asked with at the end of its prompt: it was trained so where its method is nat."""
     if (settings.loop.method if k else settings.loop.clone) != "nat":
         return None
-    with Runs(run / "runs", _rules(settings)) as runs:
+    with DuckDBEngine(run / "runs", _rules(settings)) as runs:
         return str(runs.rows("SELECT right_prompt FROM params")[0]["right_prompt"])
 
 
@@ -252,7 +252,7 @@ def _policies(
     policies: list[Any] = []
     if has_vllm():
         from train.serve import serve
-        from trajkit.policies.server import Server
+        from trajkit.exploration.policies.server import Server
 
         with serve(folder, theta / "vllm.log", context=settings.train.context) as url:
             for sampling in samplings:
@@ -260,7 +260,7 @@ def _policies(
                 policies[-1].actor = name
             yield [Suffixed(policy, suffix) for policy in policies] if suffix else policies
     else:
-        from trajkit.policies.local import Local
+        from trajkit.exploration.policies.local import Local
 
         for sampling in samplings:
             batch, args = settings.explore.concurrency, settings.train.template_args

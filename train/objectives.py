@@ -28,12 +28,11 @@ from train.packing import Pack, pack, share
 from train.parallel import ALONE, Processes
 from train.passes import Backend, autocast, nll_sum, predictions, token_nll
 from train.settings import Train
+from trajkit.console import bar, clean
 from trajkit.errors import BadData, UsageError
-from trajkit.examples import kind, read
-from trajkit.files import write_whole
-from trajkit.masks import Masks, Row, conversation, value_rows
-from trajkit.progress import bar
-from trajkit.terminal import clean
+from trajkit.runs.atomic import write_whole
+from trajkit.selection.dataset import kind, read
+from trajkit.tokens.masks import Masks, Row, conversation, value_rows
 
 AT_ONCE = 64  # groups that are packed together where nothing is trained
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trajkit.masks import Row
+from trajkit.tokens.masks import Row
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from train.packing import Pack, pack
 from train.passes import Backend, autocast, hidden, logits, set_one_row_a_pass
+from trajkit.console import clean
 from trajkit.errors import UsageError
-from trajkit.masks import Row
-from trajkit.policies.trial import BEYOND, EXACT, attend_by, in_float32, lengths, off, settle_attention
-from trajkit.terminal import clean
+from trajkit.exploration.policies.trial import BEYOND, EXACT, attend_by, in_float32, lengths, off, settle_attention
+from trajkit.tokens.masks import Row
 
 LONG, SHORT = 24, 17  # tokens of the two rows
 # How far what is predicted for a token may be off, as a share of it, where bfloat16 is computed with: rounding is off

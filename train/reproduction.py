@@ -17,9 +17,9 @@ from train.results import Arms, judged_by, over_seeds, paired, plot, write_csv
 from train.study import read, slug
 from trajkit.cli import Command
 from trajkit.cli import run as run_command
-from trajkit.engine import Runs
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
-from trajkit.files import write_whole
+from trajkit.runs.atomic import write_whole
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 STUDIES = Path(__file__).parent / "studies"
@@ -95,7 +95,7 @@ def covered_table(runs: Arms) -> str:
             continue
         found = []
         for run in [given] if isinstance(given, Path) else given:
-            with Runs(run / "runs", judged_by(run)) as opened:
+            with DuckDBEngine(run / "runs", judged_by(run)) as opened:
                 found.append({row["needs"]: row for row in opened.rows(COVERED)})
         cells = [
             f"{sum(one[needs]['solved'] for one in found) / len(found):.0f} of {found[0][needs]['tasks']}"

@@ -22,11 +22,11 @@ import click
 
 from trajkit.cli import Command
 from trajkit.cli import run as run_command
-from trajkit.engine import Runs
+from trajkit.console import clean, shorten
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import BadData, UsageError
-from trajkit.files import write_whole
 from trajkit.rules import compose, params_sql
-from trajkit.terminal import clean, shorten
+from trajkit.runs.atomic import write_whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -89,7 +89,7 @@ def results(run: Path) -> list[Row]:
     if not folder.is_dir():
         raise UsageError(f"{run}: there is no folder runs/ in it. A RUN is a folder that train.loop wrote.")
     judged = judged_by(run)
-    with Runs(folder, judged) as runs:
+    with DuckDBEngine(folder, judged) as runs:
         rates = _by_k(run, runs.rows("SELECT * FROM win_rate WHERE split = 'test' AND role = 'policy' ORDER BY ALL"))
         skills = {}
         for name, pattern in skills_of(run).items():
@@ -264,7 +264,7 @@ def before_after(run: Path, task_id: str | None = None) -> RenderableType | None
     from rich.console import Group
 
     both = "|".join(f"({pattern})" for pattern in skills_of(run).values()) or "$^"
-    with Runs(run / "runs", judged_by(run)) as runs:
+    with DuckDBEngine(run / "runs", judged_by(run)) as runs:
         found = runs.rows(_TURNED, [task_id, both])
         if not found:
             return None
@@ -343,7 +343,7 @@ def _last(run: Path) -> Row:
     return known_results(run)[-1]
 
 
-def _steps(runs: Runs, trajectory_id: str, pattern: str) -> list[Text]:
+def _steps(runs: DuckDBEngine, trajectory_id: str, pattern: str) -> list[Text]:
     """Each action of a trajectory from s_0 and what came of it. Those that match `pattern` are bold."""
     messages = runs.rows(
         "SELECT role, step, content, tool_calls, regexp_matches(concat_ws(chr(10), content, tool_calls), ?) AS marked "

@@ -27,16 +27,17 @@ from train.packing import pack
 from train.passes import autocast, one_row_a_pass, predictions
 from train.settings import Train
 from trajkit.cli import Command, run
-from trajkit.engine import Runs
-from trajkit.env import key_values
+from trajkit.console import bar
+from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import BadData, UsageError
-from trajkit.examples import chat
-from trajkit.masks import Masks
-from trajkit.plan import missing
-from trajkit.progress import bar
-from trajkit.records import record
-from trajkit.store import RunWriter, existing_ids
-from trajkit.tokenizer import model_folder as find_model
+from trajkit.exploration.env import key_values
+from trajkit.rules import missing_rollouts
+from trajkit.runs.listing import existing_ids
+from trajkit.runs.records import record
+from trajkit.runs.writer import RunWriter
+from trajkit.selection.dataset import chat
+from trajkit.tokens.masks import Masks
+from trajkit.tokens.tokenizer import model_folder as find_model
 
 PLANS = ("score_expert", "score_policy")
 AT_ONCE = 64  # trajectories whose messages are held in memory, packed and written together
@@ -77,9 +78,9 @@ def score(runs: Path, model_folder: Path, iteration: int, params: Mapping[str, A
     given = {**(params or {}), "n": 1, "scorer": actor, "iteration": iteration}  # a prediction is no sample
     folder = runs / f"score-{re.sub(r'[^a-z0-9]+', '-', actor.lower()).strip('-')}-i{iteration}"
     counts = Counter[str]()
-    with Runs(runs, given) as recorded:
+    with DuckDBEngine(runs, given) as recorded:
         steps: dict[str, list[int]] = defaultdict(list)
-        for row in recorded.rows(missing(PLANS)):
+        for row in recorded.rows(missing_rollouts(PLANS)):
             steps[row["parent_id"]].append(row["branch_step"])
         parents = sorted(steps)
         with (
@@ -122,7 +123,9 @@ def score(runs: Path, model_folder: Path, iteration: int, params: Mapping[str, A
     return counts
 
 
-def _recorded(runs: Runs, ids: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+def _recorded(
+    runs: DuckDBEngine, ids: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """The rows of trajectories, and the messages of their paths in order."""
     about = {
         row["trajectory_id"]: row
@@ -147,7 +150,7 @@ def _recorded(runs: Runs, ids: Sequence[str]) -> tuple[dict[str, dict[str, Any]]
 def _asked(
     trajectory_id: str, about: Mapping[str, Any], path: Sequence[Mapping[str, Any]], steps: Sequence[int]
 ) -> dict[str, Any]:
-    """An example with values, as trajkit.examples.read yields them, whose value is the step behind the action."""
+    """An example with values, as selection.dataset.read yields them, whose value is the step behind the action."""
     messages = []
     for row in path:
         if row["step"] >= max(steps):

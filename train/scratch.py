@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from train.settings import Scratch
-from trajkit.files import rename, sync_below
-from trajkit.tokenizer import save_tokenizer
+from trajkit.runs.atomic import rename, sync_below
+from trajkit.tokens.tokenizer import save_tokenizer
 
 ROLES = ("system", "user", "assistant")
 END = "<|end|>"

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from trajkit.console import clean
 from trajkit.errors import TrajkitError, UsageError
-from trajkit.terminal import clean
 
 POLL = 0.2  # seconds between two looks at a server that is not up yet
 ASKED = 5.0  # seconds for its whole answer

@@ -19,8 +19,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from trajkit.errors import UsageError
-from trajkit.rules import did_you_mean
+from trajkit.errors import UsageError, did_you_mean
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -157,7 +156,7 @@ class Settings:
         return ("initial", *dict.fromkeys(further))
 
     def training(self, k: int, kind: str = "examples") -> Train:
-        """The settings of the k-th training, 0 being behaviour cloning, on data of a kind (`trajkit.examples.kind`)."""
+        """The settings of the k-th training, 0 being behaviour cloning, on data of a kind (examples, pairs, values)."""
         if kind == "pairs":
             return replace(self.train, **self.pair_train)
         return replace(self.train, **self.clone_train) if k == 0 else self.train

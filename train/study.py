@@ -27,8 +27,8 @@ from train.loop import MANIFEST, differs_before_theta_0
 from train.settings import load
 from trajkit.cli import Command
 from trajkit.cli import run as run_command
+from trajkit.console import bar
 from trajkit.errors import TrajkitError, UsageError
-from trajkit.progress import bar
 
 
 @dataclass(frozen=True)

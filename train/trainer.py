@@ -34,14 +34,13 @@ from train.passes import autocast, one_row_a_pass
 from train.settings import Train
 from train.settings import load as load_settings
 from trajkit.cli import Command, run
-from trajkit.env import key_values
+from trajkit.console import bar, clean
 from trajkit.errors import TrajkitError, UsageError
-from trajkit.examples import fingerprint, kind
-from trajkit.files import make_folder, rename, sync_below, write_whole
-from trajkit.masks import Row
-from trajkit.progress import bar
-from trajkit.terminal import clean
-from trajkit.tokenizer import model_folder as find_model
+from trajkit.exploration.env import key_values
+from trajkit.runs.atomic import make_folder, rename, sync_below, write_whole
+from trajkit.selection.dataset import fingerprint, kind
+from trajkit.tokens.masks import Row
+from trajkit.tokens.tokenizer import model_folder as find_model
 
 METRICS = "metrics.jsonl"
 

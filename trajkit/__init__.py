@@ -13,24 +13,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import os
-
-    from trajkit.engine import AnyRuns
+    from trajkit.api import (
+        AsyncPolicy,
+        Env,
+        Message,
+        Policy,
+        Problem,
+        Runs,
+        Summary,
+        Task,
+        explore,
+        export,
+        import_logs,
+        open,
+        report,
+        select,
+        validate,
+    )
 
 __version__ = "0.1.0"
+__all__ = [
+    "AsyncPolicy", "Env", "Message", "Policy", "Problem", "Runs", "Summary", "Task", "explore", "export", "import_logs",
+    "open", "report", "select", "validate",
+]  # fmt: skip
 
 
-def open(path: str | os.PathLike[str], *, engine: str = "duckdb", master: str | None = None, **params: Any) -> AnyRuns:
-    """Open a runs/ folder: `.rule(name)`, `.select(method)` and `.sql(query)` give Polars frames.
+def __getattr__(name: str) -> Any:
+    """Load the public face when it is first asked for: the command line needs none of it, and starts faster."""
+    if name not in __all__:
+        raise AttributeError(f"module 'trajkit' has no attribute {name!r}")
+    from trajkit import api
 
-    `engine` may be "spark", on the cluster `master` (None: as Spark is configured); `path` is then a URL
-    of Spark's, too. `params` set the rules' parameters (sql/tables/params.sql), e.g. `success_reward=0.8`. Raises
-    UsageError for a missing folder or an unknown parameter, BadData for a torn file or a mistyped column.
-    """
-    from trajkit.engine import opened
-    from trajkit.errors import UsageError
-    from trajkit.rules import param_names
+    return getattr(api, name)
 
-    if unknown := params.keys() - set(param_names()):
-        raise UsageError(f"{', '.join(sorted(unknown))}: no such parameter. Parameters: {', '.join(param_names())}.")
-    return opened(path, params, engine=engine, master=master)
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from enum import IntEnum
 
 
@@ -38,3 +39,9 @@ class OutOfMemory(TrajkitError):
 
 class BadRecord(BadData):
     """One record cannot become a trajectory. Importers set it aside and go on."""
+
+
+def did_you_mean(name: str, names: list[str]) -> str:
+    """' (did you mean ...?).' or '.'"""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {close[0]}?)." if close else "."

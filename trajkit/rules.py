@@ -6,17 +6,16 @@ other rules; `compose` puts the files it needs before it as common table express
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajkit.errors import UsageError
+from trajkit.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import duckdb
@@ -29,6 +28,10 @@ SHARED = (
     "task_worlds", "outcomes", "path_segments", "current_iteration", "expert_rollouts", "expert_recovery_states",
     "step_rewards",
 )  # fmt: skip
+
+# The plans whose next rows depend on what came of the ones before.
+ROUND_BY_ROUND = frozenset({"apt", "bisection"})
+_PLANNED = "task_id, parent_id, branch_step, sample, role"
 
 # What a user's own rule may call in FROM. Files are for those that may read some.
 TABLE_FUNCTIONS = {"generate_series", "json_each", "json_tree", "range", "unnest"}
@@ -374,7 +377,30 @@ def code(sql: str) -> str:
     return re.sub(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", " ", sql, flags=re.DOTALL).lower()
 
 
-def did_you_mean(name: str, names: list[str]) -> str:
-    """' (did you mean ...?).' or '.'"""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {close[0]}?)." if close else "."
+def plan_role(name: str) -> str:
+    """Whose rollouts a plan asks for: policy or scorer. Raises UsageError for a name that is no plan."""
+    found = re.search(r"'(policy|scorer)' AS role\b", plan(name).sql)
+    assert found, f"the plan {name} has no role"
+    return found[1]
+
+
+def planned_rollouts(names: Sequence[str]) -> str:
+    """The SQL of all rollouts that these plans ask for: task_id, parent_id (null from s_0), branch_step, sample, role.
+
+    Raises UsageError for a name that is no plan.
+    """
+    return " UNION ".join(f"SELECT {_PLANNED} FROM {plan(name).name}" for name in names)
+
+
+def missing_rollouts(names: Sequence[str]) -> str:
+    """Those of them that `done` does not have yet, in a total order.
+
+    Of the policy's, done are those of the iteration among the parameters, without one none; of the scorer's, those of
+    any iteration, by the actor among the parameters (`scorer`), without one by any.
+    """
+    return (
+        f"SELECT p.* FROM ({planned_rollouts(names)}) AS p "
+        "ANTI JOIN done AS d ON p.role = d.role AND p.task_id = d.task_id "
+        "AND p.parent_id IS NOT DISTINCT FROM d.parent_id AND p.branch_step = d.branch_step AND p.sample = d.sample "
+        "ORDER BY p.task_id, p.parent_id NULLS FIRST, p.branch_step, p.sample, p.role"
+    )

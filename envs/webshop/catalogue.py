@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from envs.webshop.search import words
-from trajkit.env import Task
+from trajkit.exploration.env import Task
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from envs.webshop.generated import generated_shop
 from envs.webshop.pages import BACK, BUY, NEXT, PREV, SUBPAGES, done_page, item_page, results_page, start_page, sub_page
 from envs.webshop.scoring import score
 from envs.webshop.upstream import upstream_shop
-from trajkit.env import Message, Task
+from trajkit.exploration.env import Message, Task
 
 SYSTEM = (
     "You are shopping on WebShop. On the page with the search bar answer search[keywords]; on every other page "

@@ -13,7 +13,7 @@ from typing import Any
 
 from envs.webshop.catalogue import Goal, Product, Shop
 from envs.webshop.search import Search
-from trajkit.env import Task
+from trajkit.exploration.env import Task
 
 TYPES = {
     "shirt": ("Clothing", "Men", "Tops", "Shirts"),

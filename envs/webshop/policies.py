@@ -11,7 +11,7 @@ from functools import lru_cache
 from envs.webshop.env import parse_action
 from envs.webshop.pages import BACK, BUY, NEXT, PREV, SEP, SUBPAGES
 from envs.webshop.search import words
-from trajkit.env import Message
+from trajkit.exploration.env import Message
 
 
 @dataclass(frozen=True)

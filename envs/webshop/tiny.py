@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from envs.webshop.env import parse_action
-from trajkit.env import Message, Task
+from trajkit.exploration.env import Message, Task
 
 COLORS = ("red", "blue", "green", "black", "white", "pink", "grey", "brown")
 TYPES = ("shirt", "hat", "shoe", "coat", "sock", "scarf", "belt", "glove")

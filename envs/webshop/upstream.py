@@ -29,8 +29,8 @@ from typing import Any
 
 from envs.webshop.catalogue import Goal, Product, Shop
 from envs.webshop.search import LuceneSearch, words
-from trajkit.env import Task
 from trajkit.errors import UsageError
+from trajkit.exploration.env import Task
 
 SPLITS = (("test", 500), ("eval", 1500))  # (name, the first index that is no more in it); all others are train
 PAGE_SIZE = 10

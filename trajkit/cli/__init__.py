@@ -70,7 +70,7 @@ class _Commands(click.Group):
             sys.exit(Exit.DONE)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        from trajkit.rules import did_you_mean
+        from trajkit.errors import did_you_mean
 
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             raise UsageError(
@@ -125,8 +125,8 @@ def run(command: click.Command, name: str) -> None:
 
 
 def _stop(message: str, code: int, name: str = "trajkit: ") -> None:
+    from trajkit.console import clean
     from trajkit.quoting import hide
-    from trajkit.terminal import clean
 
     lines = hide(message).split("\n")  # they may quote trajectories, whose text could steer a terminal
     click.echo("\n".join([name + clean(lines[0]), *map(clean, lines[1:])]), err=True)
@@ -260,7 +260,8 @@ def rule_params(settings: tuple[str, ...], own_method: bool = False, **flags: An
 
     A name that the built-in rules do not have is refused, unless it may be meant for a method of the user's own.
     """
-    from trajkit.rules import did_you_mean, param_names
+    from trajkit.errors import did_you_mean
+    from trajkit.rules import param_names
 
     params: dict[str, Any] = key_values("--set", settings)
     for name in params:

@@ -25,7 +25,7 @@ def command(runs: str, dry_run: bool, memory_limit: str | None, threads: int | N
     """
     from dataclasses import asdict
 
-    from trajkit.compact import compact
+    from trajkit.runs.compact import compact
 
     summary = compact(runs, dry_run=dry_run, memory_limit=memory_limit, threads=threads)
     if as_json:

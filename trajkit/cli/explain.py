@@ -50,11 +50,11 @@ def command(
     Trajectories that lost for the same reason are told of together. Of eef it also says of each expert which states
     were simulated, with what outcome, and why one of them needs recovery or none does.
     """
-    from trajkit.engine import Runs
+    from trajkit.console import screen
+    from trajkit.engines.duckdb import DuckDBEngine
     from trajkit.errors import UsageError
-    from trajkit.explain import explain, told
     from trajkit.rules import method as find_method
-    from trajkit.terminal import screen
+    from trajkit.selection.explain import explain, told
 
     if task is None:
         raise UsageError(
@@ -64,6 +64,6 @@ def command(
     rule = find_method(method, reads_files=bool(allow_read))
     params = rule_params(settings, own_method=method.endswith(".sql"), iteration=iteration)
     console = screen()
-    with Runs(runs, params, memory_limit=memory_limit, allow_read=allow_read) as opened:
+    with DuckDBEngine(runs, params, memory_limit=memory_limit, allow_read=allow_read) as opened:
         for part in told(explain(opened, task, rule)):
             console.print(part)

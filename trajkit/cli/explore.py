@@ -136,13 +136,13 @@ def command(
     from dataclasses import asdict
     from functools import partial
 
-    from trajkit.checks import told_conflicts
-    from trajkit.env import key_values, load_env, load_policy
-    from trajkit.explore import Settings, cost, explore
-    from trajkit.policies import Sampling, Suffixed, temperatures
+    from trajkit.console import prints_to_stderr
+    from trajkit.engines.checks import told_conflicts
+    from trajkit.exploration.env import key_values, load_env, load_policy
+    from trajkit.exploration.explore import Settings, cost, explore
+    from trajkit.exploration.policies import Sampling, Suffixed, temperatures
     from trajkit.quoting import without_userinfo
-    from trajkit.terminal import prints_to_stderr
-    from trajkit.tokenizer import is_hub_name
+    from trajkit.tokens.tokenizer import is_hub_name
 
     params = rule_params(settings)
     how = Settings(
@@ -187,7 +187,7 @@ def command(
     elif policy_arg:
         raise UsageError(f"--policy-arg is for policies named module:attr; --policy {policy} is none.")
     elif local:
-        from trajkit.policies.local import Local
+        from trajkit.exploration.policies.local import Local
 
         actor = Local(policy, sampling, batch=concurrency, template_args=key_values(template_arg))
     else:
@@ -254,11 +254,11 @@ def _served(
     """The policy of one server, or of several with commas between their URLs."""
     urls, key = [url.strip() for url in policy.split(",")], os.environ.get("OPENAI_API_KEY", "").strip()
     if len(urls) == 1:
-        from trajkit.policies.server import Server
+        from trajkit.exploration.policies.server import Server
 
         return Server(policy, model, tokenizer, sampling, key, timeout, template_args=template_args)
-    from trajkit.policies.fleet import Fleet
-    from trajkit.progress import tell
+    from trajkit.console import tell
+    from trajkit.exploration.policies.fleet import Fleet
 
     if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
         raise UsageError(f"--policy: {wrong[0]!r} is no URL. Write http://host:port/v1,http://host2:port/v1.")
@@ -268,8 +268,8 @@ def _served(
 @contextmanager
 def closing(env: Any, seconds: float) -> Iterator[Any]:
     """The environment, which is closed then. When that takes more than `seconds` (0: no limit), stderr says so."""
-    from trajkit.progress import tell
-    from trajkit.watch import Watch, watchdog
+    from trajkit.console import tell
+    from trajkit.exploration.watch import Watch, watchdog
 
     try:
         yield env

@@ -66,7 +66,7 @@ def command(
     SELECTED is a Parquet file that `trajkit select` wrote. What a format cannot hold is left out and
     counted on stderr, with the reason and the way out.
     """
-    from trajkit.env import key_values
+    from trajkit.exploration.env import key_values
     from trajkit.exporters import Options, export
 
     options = Options(tokenizer, max_length, on_long, per_step, license, on_refused, key_values(template_arg))

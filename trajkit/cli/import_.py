@@ -63,9 +63,9 @@ def command(
     Importing the same thing again changes nothing. A record that cannot become a trajectory is set
     aside in the run's rejected.jsonl, with file, line, reason and its own text.
     """
+    from trajkit.console import clean
     from trajkit.errors import UsageError
     from trajkit.importers import Options, import_files, load, run_folder
-    from trajkit.terminal import clean
 
     named = {flag.removesuffix("_field").replace("_", "-"): path for flag, path in fields.items() if path}
     known = getattr(load(format), "FIELDS", {})

@@ -43,14 +43,16 @@ def command(
     \b
     trajkit plan --runs runs/ --plan initial --plan skip_length --m 5 --iteration 1
     """
-    from trajkit.checks import conflicts, told_conflicts
-    from trajkit.engine import opened
-    from trajkit.plan import missing
+    from trajkit.engines import opened
+    from trajkit.engines.checks import conflicts, told_conflicts
+    from trajkit.rules import missing_rollouts
 
     params = rule_params(settings, iteration=iteration, m=m, samples=samples)
     with opened(runs, params, engine=engine, master=master) as folder:
-        print_rows(folder, missing(plans), form)
-        [counts] = folder.rows(f"SELECT count(*) AS n, count(DISTINCT task_id) AS n_tasks FROM ({missing(plans)}) AS p")
+        print_rows(folder, missing_rollouts(plans), form)
+        [counts] = folder.rows(
+            f"SELECT count(*) AS n, count(DISTINCT task_id) AS n_tasks FROM ({missing_rollouts(plans)}) AS p"
+        )
         click.echo(f"{counts['n']:,} rollouts of {counts['n_tasks']:,} tasks", err=True)
         if left_out := conflicts(folder):
             click.echo(told_conflicts(left_out), err=True)

@@ -67,8 +67,8 @@ def command(
     """
     from dataclasses import asdict
 
+    from trajkit.display.report import report
     from trajkit.errors import UsageError
-    from trajkit.report import report
 
     patterns = {}
     for skill in skills:

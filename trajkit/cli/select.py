@@ -72,7 +72,7 @@ def command(
     from dataclasses import asdict
 
     from trajkit.errors import UsageError
-    from trajkit.select import NothingChosen, select
+    from trajkit.selection.select import NothingChosen, select
 
     if out is None and not dry_run:
         raise UsageError("--out FILE says where to write; --dry-run writes nothing.")

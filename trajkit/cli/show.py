@@ -75,14 +75,14 @@ def _trajectories(
     settings: tuple[str, ...],
     full: bool,
 ) -> None:
-    from trajkit.engine import Runs
-    from trajkit.one_task import one_task
-    from trajkit.show import find, picture
-    from trajkit.show.trajectory import READS
-    from trajkit.terminal import screen
+    from trajkit.console import screen
+    from trajkit.display.terminal import find, picture
+    from trajkit.display.terminal.trajectory import READS
+    from trajkit.engines.duckdb import DuckDBEngine
+    from trajkit.engines.one_task import one_task
 
     console = screen()
-    with Runs(folder, rule_params(settings, iteration=iteration)) as runs:
+    with DuckDBEngine(folder, rule_params(settings, iteration=iteration)) as runs:
         if task is not None and trajectory_id is None:
             one_task(runs, task, READS)
         found = find(runs, trajectory_id, task)
@@ -106,16 +106,16 @@ def _file(
     on_refused: str | None,
     template_arg: tuple[str, ...],
 ) -> None:
-    from trajkit.show.examples import find_example, shown
-    from trajkit.terminal import screen
+    from trajkit.console import screen
+    from trajkit.display.terminal.examples import find_example, shown
 
     console = screen()
     found = find_example(file, example)
     if tokenizer is None:
         parts = shown(found)
     else:
-        from trajkit.env import key_values
-        from trajkit.show.tokens import shown_tokens
+        from trajkit.display.terminal.tokens import shown_tokens
+        from trajkit.exploration.env import key_values
 
         args = key_values(template_arg)
         parts = shown_tokens(found, tokenizer, full, per_step, args, on_refused or "error")

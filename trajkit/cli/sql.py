@@ -13,7 +13,8 @@ import click
 from trajkit.cli import Command, engine_options, memory_option, rule_params, runs_option, set_option
 
 if TYPE_CHECKING:
-    from trajkit.engine import AnyRuns, Runs
+    from trajkit.engines.base import Engine
+    from trajkit.engines.duckdb import DuckDBEngine
 
 FORMATS = ("table", "csv", "json", "parquet")
 SUFFIXES = {"csv": (".csv",), "json": (".json", ".jsonl", ".ndjson"), "parquet": (".parquet",)}
@@ -56,11 +57,12 @@ def command(
 
     The query does what you may do: it can read other files, and COPY writes.
     """
-    from trajkit.engine import Runs, opened
+    from trajkit.engines import opened
+    from trajkit.engines.duckdb import DuckDBEngine
     from trajkit.errors import UsageError
 
     with opened(runs, rule_params(settings), engine=engine, master=master, memory_limit=memory_limit) as folder:
-        if isinstance(folder, Runs):
+        if isinstance(folder, DuckDBEngine):
             if init:
                 for statement in folder.statements(live=True):
                     click.echo(f"{statement};")
@@ -78,7 +80,7 @@ SELECT view_name AS name, comment AS meaning FROM duckdb_views() WHERE comment I
 """
 
 
-def _documented(runs: Runs, query: str) -> str:
+def _documented(runs: DuckDBEngine, query: str) -> str:
     """`describe TABLE` with what each column means."""
     found = re.fullmatch(r"\s*(?:describe|desc)\s+(\w+)\s*;?\s*", query, re.IGNORECASE)
     if not found or not runs.rows("SELECT 1 FROM duckdb_views() WHERE view_name = ?", [found[1].lower()]):
@@ -89,12 +91,12 @@ def _documented(runs: Runs, query: str) -> str:
     )
 
 
-def print_rows(runs: AnyRuns, query: str, form: str, out: str | None = None) -> None:
+def print_rows(runs: Engine, query: str, form: str, out: str | None = None) -> None:
     """Write the answer to `query` to stdout, or to the file `out`, which appears whole or not at all."""
     from trajkit.errors import UsageError
-    from trajkit.files import STDOUT, check_out, whole
-    from trajkit.object_store import locate
     from trajkit.rules import one_statement
+    from trajkit.runs.atomic import STDOUT, check_out, whole
+    from trajkit.runs.object_store import locate
 
     query = one_statement(query)
     goal = STDOUT if out is None else locate(out)
@@ -114,11 +116,11 @@ def print_rows(runs: AnyRuns, query: str, form: str, out: str | None = None) -> 
         runs.write(query, Path(file.name), form)
 
 
-def _table(runs: AnyRuns, query: str) -> str:
+def _table(runs: Engine, query: str) -> str:
     """The first rows as a table. Characters that could steer a terminal are shown as dots."""
     import polars as pl
 
-    from trajkit.terminal import STEERING
+    from trajkit.console import STEERING
 
     frame = runs.sql(query, limit=TABLE_ROWS + 1)
     shown = frame.head(TABLE_ROWS).with_columns(pl.col(pl.String).str.replace_all(STEERING, "·"))

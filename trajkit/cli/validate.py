@@ -22,9 +22,9 @@ def command(runs: str, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from trajkit.checks import validate
+    from trajkit.console import clean
+    from trajkit.engines.checks import validate
     from trajkit.errors import Exit
-    from trajkit.terminal import clean
 
     counts: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     problems: dict[bool, list[dict[str, Any]]] = {False: [], True: []}

@@ -7,7 +7,7 @@ A format is one file in this folder, found by its name (`ms_swift.py` is the for
                                `note` is called with what the trainer will do otherwise, or what it does not get
     example(example, note)     the same for an example
     action(example, note)      the same for the examples of --per-step, of which the last message alone is trained on
-    tokens(row) -> dict        a row of token ids (trajkit.masks.Row) of --tokenizer
+    tokens(row) -> dict        a row of token ids (trajkit.tokens.masks.Row) of --tokenizer
 
 of which it may leave out what it does not take, and, where they are needed,
 
@@ -36,14 +36,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from trajkit.errors import BadData, UsageError
-from trajkit.examples import KINDS, Selected, selected
-from trajkit.exporters import _files
+from trajkit.console import clean
+from trajkit.errors import BadData, UsageError, did_you_mean
+from trajkit.exporters import _writing
 from trajkit.exporters._rows import Row, Unfit, actions, check_on_or_off, check_text, row
-from trajkit.files import STDOUT, check_out
-from trajkit.object_store import here
-from trajkit.rules import did_you_mean
-from trajkit.terminal import clean
+from trajkit.runs.atomic import STDOUT, check_out
+from trajkit.runs.object_store import here
+from trajkit.selection.dataset import KINDS, Selected, selected
 
 TAKES = {"pairs": "pair", "examples": "example"}  # a kind of file, and the format's function for its rows
 
@@ -61,7 +60,7 @@ class Options:
     """What `export` may be told beyond the format.
 
     tokenizer: the folder, or the name on the hub, of the model whose tokenizer and chat template make token ids; None:
-    messages. max_length, on_long, per_step, on_refused, template_args: as trajkit.masks.Masks has them (the first as
+    messages. max_length, on_long, per_step, on_refused, template_args: as tokens.masks.Masks has them (the first as
     context); None: its own.
     license: of the data, by Hugging Face's names; None: unknown.
     """
@@ -146,7 +145,7 @@ def export(
     format = load(to)
     _check_options(format, to, options)
     if hasattr(format, "folder"):
-        _files.check_folder(out)
+        _writing.check_folder(out)
         file = selected(source)
         summary = Summary(file.kind, file.method, format.TRAINER)
         format.folder(file, out, options.license, summary)
@@ -164,7 +163,7 @@ def export(
         on_or_off = None if made in getattr(format, "WEIGHTED", ()) else format.TRAINER
         rows = _turned(file, turn, made == "action", on_or_off, summary)
     schema = format.schema() if made == "example" and hasattr(format, "schema") else None
-    _files.write(out, suffix, rows, schema, summary)
+    _writing.write(out, suffix, rows, schema, summary)
     if hasattr(format, "beside"):
         summary.beside = format.beside(out, made)
     return summary

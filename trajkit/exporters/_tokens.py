@@ -1,4 +1,4 @@
-"""Examples as token ids with their loss mask: the very tokens that `train/` trains on, by trajkit.masks."""
+"""Examples as token ids with their loss mask: the very tokens that `train/` trains on, by trajkit.tokens.masks."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trajkit.console import clean
 from trajkit.errors import BadData, TrajkitError
-from trajkit.examples import Selected, chat
 from trajkit.exporters._rows import Row, Unfit, check_on_or_off, check_text, row, with_reasoning
-from trajkit.terminal import clean
-from trajkit.tokenizer import load_tokenizer
+from trajkit.selection.dataset import Selected, chat
+from trajkit.tokens.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from trajkit.exporters import Options, Summary
-    from trajkit.masks import Masks
-    from trajkit.masks import Row as Masked
+    from trajkit.tokens.masks import Masks
+    from trajkit.tokens.masks import Row as Masked
 
 TOO_LONG = "longer than --max-length (--on-long split cuts it into rows that fit)"
 REASONING = "reasoning is trained on only where the chat template writes it"
@@ -64,14 +64,14 @@ def rows(file: Selected, turn: Callable[[Masked], Row], options: Options, summar
                 summary.left_out[TOO_LONG if masks.on_long == "drop" else NO_ROOM] += 1
             summary.tokens, summary.trained_tokens = counts["tokens"], counts["trained_tokens"]
         masks.check_refused()
-        from trajkit.masks import with_flags
+        from trajkit.tokens.masks import with_flags
 
         for reason, n in masks.refused.items():
             summary.left_out[with_flags(reason)] += n
 
 
 def _read(file: Selected) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """The examples as the formats get them, and as trajkit.masks takes them."""
+    """The examples as the formats get them, and as trajkit.tokens.masks takes them."""
     for values in file.rows(("example_id", "messages", "tools")):
         try:
             given = row(values)  # which says what is wrong with it
@@ -83,7 +83,7 @@ def _read(file: Selected) -> Iterator[tuple[Row, dict[str, Any]]]:
 
 def _masks(options: Options) -> Masks:
     tokenizer = load_tokenizer(options.tokenizer or "")
-    from trajkit.masks import Masks
+    from trajkit.tokens.masks import Masks
 
     context = {} if options.max_length is None else {"context": options.max_length}
     return Masks(
@@ -98,11 +98,11 @@ def _masks(options: Options) -> Masks:
 
 @contextmanager
 def _our_names(path: Path) -> Iterator[None]:
-    """Errors of trajkit.masks with export's names for its settings, and the file's."""
+    """Errors of trajkit.tokens.masks with export's names for its settings, and the file's."""
     try:
         yield
     except TrajkitError as error:
-        from trajkit.masks import with_flags
+        from trajkit.tokens.masks import with_flags
 
         text = with_flags(str(error))
         if isinstance(error, BadData) and str(path) not in text:

@@ -15,14 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trajkit.console import bar, clean
 from trajkit.errors import BadData, TrajkitError
-from trajkit.files import hidden, rename, sync_below
-from trajkit.progress import bar
-from trajkit.terminal import clean
+from trajkit.runs.atomic import hidden, rename, sync_below
 
 if TYPE_CHECKING:
-    from trajkit.examples import Selected
     from trajkit.exporters import Summary
+    from trajkit.selection.dataset import Selected
 
 TRAINER = "datasets"
 DATA = "data/train-00000-of-00001.parquet"

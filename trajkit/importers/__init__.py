@@ -5,7 +5,7 @@ A format is one file in this folder, found by its name (`tau_bench.py` is the fo
     FILES                         what a folder is searched for, e.g. ("*.json",)
     FIELDS                        which fields flags can map, with their defaults; may be left out
     recognises(value) -> bool     whether a record looks like this format (for "did you mean")
-    records(file) -> Iterator     the records of one file as they lie there (`_files.py` has the readers)
+    records(file) -> Iterator     the records of one file as they lie there (`_source.py` has the readers)
     convert(raw, file, options)   one record to a trajectory, or BadRecord with the reason
 
 and its docstring's first line is its description. The driver below does the rest: progress, counting,
@@ -28,16 +28,17 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from trajkit.errors import BadData, TrajkitError, UsageError
-from trajkit.importers import _processes
+from trajkit.importers import _parallel
 from trajkit.importers._advice import Keys
-from trajkit.importers._files import Raw, SourceFile
-from trajkit.importers._harvest import Harvest, Reject, Share, harvests
+from trajkit.importers._batches import Harvest, Reject, Share, harvests
 from trajkit.importers._paths import find
 from trajkit.importers._rejected import Rejected, where
 from trajkit.importers._replace import Replacing
-from trajkit.object_store import Location, locate
-from trajkit.records import Record
-from trajkit.store import RunWriter, existing_ids
+from trajkit.importers._source import Raw, SourceFile
+from trajkit.runs.listing import existing_ids
+from trajkit.runs.object_store import Location, locate
+from trajkit.runs.records import Record
+from trajkit.runs.writer import RunWriter
 
 _KINDS = 1000  # of reasons that are counted each
 
@@ -150,11 +151,11 @@ def import_files(
     replacing = Replacing(runs) if replace else None
     counts = Counts()
     rejected = Rejected(run)
-    jobs = _processes.plan(format, files)
+    jobs = _parallel.plan(format, files)
     try:
         with _bar(files) as bar, RunWriter(run, known=there, behind=True) as writer:
             if len(jobs) > 1:
-                found = _processes.in_processes(name, options, strict, jobs)
+                found = _parallel.in_processes(name, options, strict, jobs)
             else:
                 found = harvests(format, jobs[0], options, strict)
             intake = _Intake(strict, writer, there, rejected, counts, say, replacing)
@@ -299,7 +300,7 @@ def _and_more(paths: list[str]) -> str:
 
 
 def _bar(files: Sequence[str]) -> Any:
-    from trajkit.progress import bar
+    from trajkit.console import bar
 
     total = sum(Path(path).stat().st_size for path in files if path != "-")
     return bar(desc="import", total=total or None, unit="B", unit_scale=True)

@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from trajkit.errors import BadRecord
-from trajkit.records import to_json
+from trajkit.runs.records import to_json
 
 Json = dict[str, Any]
 

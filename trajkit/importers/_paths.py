@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from trajkit.errors import BadData, UsageError
-from trajkit.importers._files import plain_name
+from trajkit.importers._source import plain_name
 
 _NAMED = 10  # of the files that cannot be read
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from trajkit.errors import TrajkitError
-from trajkit.files import abandoned, owner, rename, sync
-from trajkit.importers._harvest import Reject
-from trajkit.object_store import Location, Url
+from trajkit.importers._batches import Reject
+from trajkit.runs.atomic import abandoned, owner, rename, sync
+from trajkit.runs.object_store import Location, Url
 
 REJECTED = "rejected.jsonl"
 

@@ -8,13 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from trajkit.canonical import canonical_calls
-from trajkit.digests import SUMS, Hashed, read_sums, sums
 from trajkit.errors import BadData, TrajkitError
-from trajkit.files import whole
-from trajkit.object_store import Location, locate
-from trajkit.records import Row
-from trajkit.store import Batch, parts
+from trajkit.runs.atomic import whole
+from trajkit.runs.canonical import canonical_calls
+from trajkit.runs.digests import SUMS, Hashed, read_sums, sums
+from trajkit.runs.listing import parts
+from trajkit.runs.object_store import Location, locate
+from trajkit.runs.records import Row
+from trajkit.runs.writer import Batch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +54,7 @@ class Replacing:
     """
 
     def __init__(self, runs: str | os.PathLike[str]) -> None:
-        from trajkit.engine import Runs
+        from trajkit.engines.duckdb import DuckDBEngine
 
         self.runs = runs
         self.several: dict[str, list[str]] = {}
@@ -61,7 +62,7 @@ class Replacing:
         self._corrected: dict[str, str] = {}  # trajectory_id by import_id
         self._corrections: dict[str, Row] = {}
         if locate(runs).exists():
-            with Runs(runs) as opened:
+            with DuckDBEngine(runs) as opened:
                 for row in opened.rows(_KEYS):
                     trajectory_id, import_id, *key = row.values()
                     self._there[tuple(key)].append(trajectory_id)
@@ -139,7 +140,7 @@ def _md5(text: str) -> str:
 def _corrected(file: Location, table: pa.Table, corrections: Mapping[str, Row]) -> pa.Table:
     import pyarrow as pa
 
-    from trajkit.schema import arrow_schema
+    from trajkit.runs.schema import arrow_schema
 
     ids = table["trajectory_id"].to_pylist()
     for name in (*REPLACED, "import_id"):

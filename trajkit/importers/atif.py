@@ -16,11 +16,11 @@ from typing import Any
 from trajkit.errors import BadRecord
 from trajkit.importers import Options
 from trajkit.importers._calls import made
-from trajkit.importers._chat import Json, field, greeted, joined, without
-from trajkit.importers._files import Raw, SourceFile, elements
+from trajkit.importers._messages import Json, field, greeted, joined, without
 from trajkit.importers._outcome import outcome
+from trajkit.importers._source import Raw, SourceFile, elements
 from trajkit.importers.openai import start_digest
-from trajkit.records import Record, record
+from trajkit.runs.records import Record, record
 
 FILES = ("trajectory.json",)
 FIELDS = {"reward": "reward"}

@@ -11,9 +11,9 @@ from typing import Any
 
 from trajkit.errors import BadRecord
 from trajkit.importers import Options
-from trajkit.importers._chat import chat, field, without
-from trajkit.importers._files import Raw, SourceFile, elements
-from trajkit.records import Record, record
+from trajkit.importers._messages import chat, field, without
+from trajkit.importers._source import Raw, SourceFile, elements
+from trajkit.runs.records import Record, record
 
 FILES = ("*.jsonl", "*.json")
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from trajkit.errors import BadRecord
 from trajkit.importers import Options
-from trajkit.importers._chat import Json, begun, chat, json_type, keys, listed, truth
-from trajkit.importers._files import Raw, SourceFile, Window, elements
+from trajkit.importers._messages import Json, begun, chat, json_type, keys, listed, truth
 from trajkit.importers._outcome import outcome
-from trajkit.records import Record, record, to_json
-from trajkit.schema import ENDED
+from trajkit.importers._source import Raw, SourceFile, Window, elements
+from trajkit.runs.records import Record, record, to_json
+from trajkit.runs.schema import ENDED
 
 FILES = ("*.jsonl", "*.json")
 FIELDS = {

@@ -12,10 +12,10 @@ from typing import Any
 
 from trajkit.errors import BadRecord
 from trajkit.importers import Options
-from trajkit.importers._chat import Json, chat, field, without
-from trajkit.importers._files import Raw, SourceFile, elements
+from trajkit.importers._messages import Json, chat, field, without
 from trajkit.importers._outcome import outcome
-from trajkit.records import Record, record
+from trajkit.importers._source import Raw, SourceFile, elements
+from trajkit.runs.records import Record, record
 
 FILES = ("*.json",)
 

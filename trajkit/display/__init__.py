@@ -1,0 +1,1 @@
+"""What people look at: the report, and text for a terminal."""
