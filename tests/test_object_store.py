@@ -98,7 +98,7 @@ def test_select_writes_the_same_bytes_into_the_store(method: str, local: Path, r
 
 def test_every_reading_command_says_the_same(local: Path, runs: str, tmp_path: Path) -> None:
     with library.open(runs) as opened:
-        task = opened.rows("SELECT task_id FROM first_recovery_state ORDER BY 1 LIMIT 1")[0]["task_id"]
+        task = opened.sql("SELECT task_id FROM first_recovery_state ORDER BY 1 LIMIT 1")["task_id"][0]
 
     def both(*args: object) -> Result:
         here, there = (trajkit(*(place if arg == "RUNS" else arg for arg in args)) for place in (local, runs))

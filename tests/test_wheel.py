@@ -25,7 +25,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     assert len(needed) < 8 and "torch" not in "".join(needed)
     assert not {"envs", "train", "tests"} & {path.name for path in installed.iterdir()}
     assert {"page.html", "page.css", "page.js", "tree.js"} <= {
-        path.name for path in (installed / "trajkit/report").iterdir()
+        path.name for path in (installed / "trajkit/display/report").iterdir()
     }
     write_run(runs, pair("e"))
     code = (

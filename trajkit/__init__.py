@@ -10,6 +10,7 @@ runs.sql("from trajectories where reward > 0.5")
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ def __getattr__(name: str) -> Any:
     """Load the public face when it is first asked for: the command line needs none of it, and starts faster."""
     if name not in __all__:
         raise AttributeError(f"module 'trajkit' has no attribute {name!r}")
-    from trajkit import api
-
-    return getattr(api, name)
+    return getattr(importlib.import_module("trajkit.api"), name)
 
 
 def __dir__() -> list[str]:

@@ -150,6 +150,14 @@ class Runs:
             engine.register(name, whole)
         self._frames[name] = whole
 
+    def statements(self) -> Iterator[str]:
+        """The SQL that makes the same views in a DuckDB connection of your own. Raises UsageError on Spark.
+
+        for statement in runs.statements():
+            con.execute(statement)
+        """
+        yield from self._duckdb("statements").statements()
+
     def show(self, trajectory_id: str | None = None, *, task: str | None = None, full: bool = False) -> None:
         """Print one trajectory, or all of a task: its steps, where the policy failed, what is trained on.
 
@@ -157,12 +165,13 @@ class Runs:
 
             runs.show(task="webshop/3")
         """
-        engine, console = self._duckdb("show"), screen()
-        for number, found in enumerate(find(engine, trajectory_id, task)):
-            if number:
-                console.print()
-            for part in picture(engine, found, observations=task is None, full=full, width=console.width):
-                console.print(part)
+        console = screen()
+        with self._apart("show") as engine:
+            for number, found in enumerate(find(engine, trajectory_id, task)):
+                if number:
+                    console.print()
+                for part in picture(engine, found, observations=task is None, full=full, width=console.width):
+                    console.print(part)
 
     def explain(self, task: str, method: str = "eef") -> None:
         """Print why a method chose what it chose of a task, and why each other trajectory was not chosen.
@@ -171,9 +180,10 @@ class Runs:
 
             runs.explain("webshop/3", "rft")
         """
-        engine, console = self._duckdb("explain"), screen()
-        for part in told(explain(engine, task, find_method(method))):
-            console.print(part)
+        console = screen()
+        with self._apart("explain") as engine:
+            for part in told(explain(engine, task, find_method(method))):
+                console.print(part)
 
     def close(self) -> None:
         """Close it. What is temporary goes. Twice is once."""
@@ -214,6 +224,11 @@ class Runs:
                 return engine
             self._others[key] = engine
         return self._others[key]
+
+    def _apart(self, what: str) -> DuckDBEngine:
+        """An engine of its own, for what narrows it to one task."""
+        self._duckdb(what)
+        return DuckDBEngine(self._path, self._params)
 
     def _duckdb(self, what: str) -> DuckDBEngine:
         if not isinstance(self._engine, DuckDBEngine):

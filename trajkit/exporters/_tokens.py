@@ -14,7 +14,7 @@ from trajkit.selection.dataset import Selected, chat
 from trajkit.tokens.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from trajkit.exporters import Options, Summary
+    from trajkit.exporters._format import Options, Summary
     from trajkit.tokens.masks import Masks
     from trajkit.tokens.masks import Row as Masked
 

@@ -14,7 +14,7 @@ from trajkit.exporters._rows import Row
 from trajkit.runs.atomic import STDOUT, whole
 
 if TYPE_CHECKING:
-    from trajkit.exporters import Summary
+    from trajkit.exporters._format import Summary
 
 GROUP_ROWS = 256  # of a Parquet file; as Python's objects rows are many times larger than in the file
 # They are in no way special in JSON, but some readers take them for the end of a line.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from trajkit.exporters import Note
+from trajkit.exporters._format import Note
 from trajkit.exporters._rows import Message, Row, Unfit, calls, single_action, text_of_tools, with_reasoning
 from trajkit.exporters.trl import message_of
 

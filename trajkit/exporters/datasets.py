@@ -20,7 +20,7 @@ from trajkit.errors import BadData, TrajkitError
 from trajkit.runs.atomic import hidden, rename, sync_below
 
 if TYPE_CHECKING:
-    from trajkit.exporters import Summary
+    from trajkit.exporters._format import Summary
     from trajkit.selection.dataset import Selected
 
 TRAINER = "datasets"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trajkit.errors import BadData
-from trajkit.exporters import Note
+from trajkit.exporters._format import Note
 from trajkit.exporters._rows import LINE_END, Message, Row, Unfit, calls, single_action, text_of_tools, with_reasoning
 
 TRAINER = "LLaMA-Factory"

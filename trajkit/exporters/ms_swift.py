@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from trajkit.exporters import Note
+from trajkit.exporters._format import Note
 from trajkit.exporters._rows import LINE_END, Message, Row, Unfit, calls, text_of_tools, with_reasoning
 
 TRAINER = "ms-swift"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from trajkit.exporters import Note
+from trajkit.exporters._format import Note
 from trajkit.exporters._rows import Message, Row, Unfit, with_reasoning
 
 TRAINER = "OpenAI"

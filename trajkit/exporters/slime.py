@@ -5,7 +5,7 @@ https://github.com/THUDM/slime/blob/main/docs/en/get_started/usage.md, slime/uti
 
 from __future__ import annotations
 
-from trajkit.exporters import Note
+from trajkit.exporters._format import Note
 from trajkit.exporters._rows import LINE_END, Row
 from trajkit.exporters.trl import message_of
 

@@ -8,7 +8,7 @@ with the first trained one. tools is the definitions' JSON as text, which TRL pa
 
 from __future__ import annotations
 
-from trajkit.exporters import Note
+from trajkit.exporters._format import Note
 from trajkit.exporters._rows import Message, Row, Unfit, text_of_tools
 from trajkit.exporters._tokens import labels as tokens
 

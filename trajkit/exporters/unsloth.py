@@ -6,7 +6,8 @@ Its preparation hands tool definitions on to the chat template as they are, wher
 
 from __future__ import annotations
 
-from trajkit.exporters import Note, trl
+from trajkit.exporters import trl
+from trajkit.exporters._format import Note
 from trajkit.exporters._rows import Row, Unfit
 from trajkit.exporters._tokens import labels as tokens
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trajkit.exporters import Note
+from trajkit.exporters._format import Note
 from trajkit.exporters._rows import LINE_END, Row, Unfit
 from trajkit.exporters.trl import message_of
 

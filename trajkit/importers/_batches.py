@@ -14,7 +14,7 @@ from trajkit.runs.records import Record
 from trajkit.runs.writer import Batch, batch
 
 if TYPE_CHECKING:
-    from trajkit.importers import Format, Options
+    from trajkit.importers._format import Format, Options
 
 HARVEST_BYTES = 4 * 2**20
 _OWN_BYTES = 500  # about what a record takes besides its text
@@ -160,7 +160,7 @@ def _no_outcome(trajectory: Mapping[str, Any]) -> bool:
 
 def _foreign(raw: Raw, format: Format) -> str | None:
     """What a record that was set aside looks like: None where it is of this format."""
-    from trajkit.importers import formats, load
+    from trajkit.importers._format import formats, load
 
     value = raw.exact().value
     if value is None:

@@ -11,7 +11,7 @@ from trajkit.errors import BadRecord
 from trajkit.importers._calls import tool_calls
 
 if TYPE_CHECKING:
-    from trajkit.importers import Options
+    from trajkit.importers._format import Options
 
 Json = dict[str, Any]
 

@@ -26,7 +26,7 @@ from trajkit.importers._source import is_lines
 from trajkit.runs.writer import Batch
 
 if TYPE_CHECKING:
-    from trajkit.importers import Format, Options
+    from trajkit.importers._format import Format, Options
 
 LARGE = 64 * 2**20
 JOB_BYTES = 8 * 2**20
@@ -98,7 +98,7 @@ def in_processes(name: str, options: Options, strict: bool, jobs: Sequence[Job])
 
 def serve() -> None:
     """A process's life: its jobs from stdin, their harvests to stdout, each job's end as None."""
-    from trajkit.importers import load
+    from trajkit.importers._format import load
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then ends this process
     gc.disable()  # records have no cycles, and there are many of them

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trajkit.errors import BadRecord
-from trajkit.importers import Options
+from trajkit.importers._format import Options
 from trajkit.importers._messages import Json, begun, chat, field, greeted, without
 from trajkit.importers._outcome import outcome
 from trajkit.importers._source import Raw, SourceFile, elements

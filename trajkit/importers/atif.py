@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trajkit.errors import BadRecord
-from trajkit.importers import Options
 from trajkit.importers._calls import made
+from trajkit.importers._format import Options
 from trajkit.importers._messages import Json, field, greeted, joined, without
 from trajkit.importers._outcome import outcome
 from trajkit.importers._source import Raw, SourceFile, elements

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from trajkit.errors import BadRecord
-from trajkit.importers import Options
+from trajkit.importers._format import Options
 from trajkit.importers._messages import Json, field, json_type, without
 from trajkit.importers._outcome import outcome
 from trajkit.importers._source import Raw, SourceFile, Window, elements, members

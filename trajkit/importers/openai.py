@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trajkit.errors import BadRecord
-from trajkit.importers import Options
+from trajkit.importers._format import Options
 from trajkit.importers._messages import Json, begun, chat, json_type, keys, listed, truth
 from trajkit.importers._outcome import outcome
 from trajkit.importers._source import Raw, SourceFile, Window, elements
