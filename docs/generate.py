@@ -33,6 +33,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -40,7 +41,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 DATA = Path(os.environ.get("TRAJKIT_DATA") or CHECKOUT.parent / "shared" / "data")
 LOGS = DATA / "intercode_sql" / "results"
-GENERATED = ("tables.md", "rules.md", "performance.md")  # from other files; performance.md by `make bench`
+GENERATED = ("tables.md", "rules.md", "python.md", "performance.md")  # from other files; performance.md by `make bench`
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"[$`\\]|^(?:[^\"]|\"[^\"]*\")*?[|<>&;*?~]")  # what only bash can read, outside of single quotes
 WARM = multiprocessing.get_context("forkserver")  # `trajkit` in a tenth of a second: the server has imported these
@@ -99,12 +100,15 @@ def documents() -> list[Path]:
 
 def everything() -> list[Path]:
     """All that this writes."""
-    return [*documents(), *(CHECKOUT / "docs" / name for name in ("tables.md", "rules.md", "branches.svg"))]
+    return [
+        *documents(),
+        *(CHECKOUT / "docs" / name for name in ("tables.md", "rules.md", "python.md", "branches.svg")),
+    ]
 
 
 def make(path: Path) -> str:
     """What belongs into a file."""
-    made = {"tables.md": tables, "rules.md": rules, "branches.svg": picture}
+    made = {"tables.md": tables, "rules.md": rules, "python.md": python, "branches.svg": picture}
     if path.name in made:
         return made[path.name]()
     document = path.read_text()
@@ -189,6 +193,71 @@ def webshop_arguments() -> str:
     lines = ["| argument | default |", "|---|---|"]
     lines += [f"| `{p.name}` | `{p.default}` |" for p in inspect.signature(WebShop).parameters.values()]
     return "\n".join(lines) + "\n"
+
+
+def python() -> str:
+    """docs/python.md."""
+    import trajkit
+
+    lines = [
+        "# Python",
+        "",
+        "Made by `make docs` from the docstrings of trajkit/api.py.",
+        "",
+        "`import trajkit` gives what the command line does, as functions, and `trajkit.open` a folder of runs to ask.",
+        "Answers are Polars frames. It works in a script and in a notebook alike; nothing needs widgets.",
+        "",
+    ]
+    functions = ["open", "import_logs", "explore", "select", "export", "report", "validate"]
+    for name in functions:
+        lines += _described(f"trajkit.{name}", getattr(trajkit, name), "##")
+    lines += ["## trajkit.Runs", "", *_docstring(trajkit.Runs)]
+    for name, method in vars(trajkit.Runs).items():
+        if not name.startswith("_"):
+            lines += _described(f"runs.{name}", method, "###")
+    others = [name for name in trajkit.__all__ if name not in (*functions, "Runs", "Message")]
+    for name in others:
+        lines += [f"## trajkit.{name}", "", *_docstring(getattr(trajkit, name))]
+    lines += ["## trajkit.Message", "", "A dict: a chat message in OpenAI's format.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _described(name: str, function: Callable[..., object], level: str) -> list[str]:
+    """A function as Markdown: its name, its signature, a parameter a line, and what its docstring says."""
+    signature = inspect.signature(function)
+    lines, keywords = [], False
+    for p in signature.parameters.values():
+        if p.name == "self":
+            continue
+        if p.kind is p.KEYWORD_ONLY and not keywords:
+            keywords = True
+            lines.append("    *,")
+        stars = {p.VAR_KEYWORD: "**", p.VAR_POSITIONAL: "*"}.get(p.kind, "")
+        default = "" if p.default is p.empty else f" = {p.default!r}"
+        lines.append(f"    {stars}{p.name}: {p.annotation}{default},")
+    shown = [f"{name}(", *lines, f") -> {signature.return_annotation}"]
+    return [
+        f"{level} {name}",
+        "",
+        "```text",
+        *(shown if lines else [f"{name}() -> {signature.return_annotation}"]),
+        "```",
+        "",
+        *_docstring(function),
+    ]
+
+
+def _docstring(thing: object) -> list[str]:
+    """The docstring, its indented examples as code."""
+    lines, code = [], False
+    for line in (inspect.getdoc(thing) or "").splitlines():
+        if line.startswith("    ") != code and line:
+            lines.append("```" if code else "```text")
+            code = not code
+        lines.append(line.removeprefix("    ") if code else line)
+    if code:
+        lines.append("```")
+    return [*lines, ""]
 
 
 def picture() -> str:

@@ -264,14 +264,14 @@ def import_logs(
     fields: Mapping[str, str] | None = None,
     strict: bool = False,
     replace: bool = False,
-    say: Callable[[str], object] = lambda line: None,
+    say: Callable[[str], object] | None = None,
 ) -> Imported:
     """Import logs of a format into a run below `runs`, as `trajkit import FORMAT` does (docs/importing.md).
 
     `paths` are files and folders. What is there already is not written again. `actor`, `env` and `split` None: as the
     logs say. `fields` names fields of the files by what they are read as ({"task_id": "instance_id"}). With `strict`
     the first record that cannot become a trajectory raises BadData. With `replace` a corrected record takes the place
-    of the one trajectory that says and does the same. `say` is called with lines for the user.
+    of the one trajectory that says and does the same. `say` is called with lines for the user; None: nobody is told.
 
     Returns counts of the records: read, imported, duplicates, set_aside. Raises UsageError for a wrong call, BadData
     where nothing could be imported.
@@ -280,7 +280,15 @@ def import_logs(
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     options = ImportOptions(role, actor, env, iteration, split, fields or {})
-    return import_files(format, [os.fspath(p) for p in given], runs, options, strict=strict, replace=replace, say=say)
+    return import_files(
+        format,
+        [os.fspath(path) for path in given],
+        runs,
+        options,
+        strict=strict,
+        replace=replace,
+        say=say or (lambda line: None),
+    )
 
 
 def explore(

@@ -251,6 +251,8 @@ def select(
     Raises UsageError for a wrong call (an unknown method, parameter or folder, a mistake in a method's
     SQL), BadData where the input would make the answer wrong, and NothingChosen, leaving what was there
     before, where nothing would be written and `allow_empty` is not given.
+
+        trajkit.select("runs/", "sft.parquet", "rft", {"per_task": 4})
     """
     rule = find_method(method, reads_files=bool(allow_read))
     if engine == "spark":
