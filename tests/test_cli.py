@@ -148,12 +148,12 @@ run(command, "interrupted")
 """
 
 
-def test_ctrl_c_exits_with_1_wherever_it_comes(tmp_path: Path) -> None:
+def test_ctrl_c_exits_with_130_wherever_it_comes(tmp_path: Path) -> None:
     """Also inside an exec of text, as by which dataclasses are made while a module is imported."""
     (tmp_path / "interrupted.py").write_text(INTERRUPTED)
     env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"}
     done = subprocess.run([sys.executable, "-m", "interrupted"], env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (130, "")
     assert "running it again goes on from there" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -496,7 +496,7 @@ def test_stopped_or_killed_and_run_again(
     process.wait(timeout=300)
     assert process.stderr is not None
     if how == signal.SIGINT:
-        assert process.returncode == 1
+        assert process.returncode == 130
         assert process.stderr.read().strip() == (
             "trajkit: stopped; what was written so far is whole, and running it again goes on from there"
         )

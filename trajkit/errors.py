@@ -13,6 +13,7 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     BAD_DATA = 3
+    INTERRUPTED = 130  # by Ctrl-C, as shells have it: 128 + SIGINT
 
 
 class TrajkitError(Exception):

@@ -91,7 +91,7 @@ def cli() -> None:
 
     Trajectories are Parquet tables below runs/, every selection rule is a file of SQL, and out come
     datasets with loss weights. stdout is data, stderr is talk. Exit codes: 0 done, 2 wrong usage,
-    3 bad data, 1 anything else.
+    3 bad data, 130 stopped by Ctrl-C, 1 anything else.
     """
 
 
@@ -115,11 +115,11 @@ def run(command: click.Command, name: str) -> None:
         # `python -m` remembers that the interrupt came inside an exec of text (as dataclasses and named tuples are made
         # by while something is imported), and would end by the signal. Another exec makes it forget.
         exec("")
-        _stop(STOPPED, Exit.FAILED)
+        _stop(STOPPED, Exit.INTERRUPTED)
     except RuntimeError as error:
         if str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
             raise
-        _stop(STOPPED, Exit.FAILED)
+        _stop(STOPPED, Exit.INTERRUPTED)
     except OSError as error:
         _stop(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), Exit.FAILED)
 
