@@ -137,7 +137,7 @@ class AgentGym:
         answer = self._ask("reset", {self.dialect.item: int(number), **self.dialect.more})
         first = self._first_observation(answer)
         self._score = 0.0
-        system = {"role": "system", "content": self.system}
+        system: Message = {"role": "system", "content": self.system}
         return [system, {"role": "user", "content": first}], {"score": 0.0}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

@@ -23,6 +23,7 @@ from typing import Any
 
 from trajkit.errors import TrajkitError
 from trajkit.exploration.env import Message, Task
+from trajkit.messages import is_action
 from trajkit.runs.listing import walk
 
 GAME = "game.tw-pddl"
@@ -184,9 +185,7 @@ class Wanderer:
     def act(self, messages: list[Message], *, seed: int) -> Message:
         """One command."""
         first = str(next(m["content"] for m in messages if m["role"] == "user"))
-        actions = [
-            parse_action(str(m["content"])) for m in messages if m["role"] == "assistant" and not m.get("context")
-        ]
+        actions = [parse_action(str(message["content"])) for message in messages if is_action(message)]
         words = set(re.findall(r"[a-z]+", first.split("Your task is to:")[-1].lower()))
         options = _options(messages, first)
         new = [option for option in options if option not in actions]

@@ -69,7 +69,7 @@ class GymnasiumEnv:
         meta = self._by_id[task_id].meta
         self._total = 0.0
         observation, info = _reset(self.env, meta.get("seed", seed), meta.get("options"))
-        system = [{"role": "system", "content": self.instruction}] if self.instruction else []
+        system: list[Message] = [{"role": "system", "content": self.instruction}] if self.instruction else []
         return [*system, {"role": "user", "content": _text(observation)}], {"score": 0.0, **self._verdict(info)}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 
 from trajkit.errors import UsageError
 from trajkit.exploration.env import Message, Task
+from trajkit.messages import is_action
 
 SPLITS = ("train", "dev", "test")
 SIMPLIFICATIONS = (
@@ -245,8 +246,8 @@ class Gold:
 
     def act(self, messages: list[Message], *, seed: int) -> Message:
         """One action."""
-        first = next(message["content"] for message in messages if message["role"] == "user")
-        actions = [parse_action(m["content"]) for m in messages if m["role"] == "assistant" and not m.get("context")]
+        first = next(message["content"] or "" for message in messages if message["role"] == "user")
+        actions = [parse_action(message["content"] or "") for message in messages if is_action(message)]
         return {"role": "assistant", "content": f"Action: {self._choose(first, actions, messages, seed)}"}
 
     def close(self) -> None:
@@ -286,7 +287,7 @@ class Gold:
     def _look(self, task: str) -> Iterator[tuple[str, str]]:
         for number in (number for split in SPLITS for number in self.env.variations[task][split]):
             task_id = self.env.task_id(task, number)
-            yield self.env.reset(task_id)[0][-1]["content"], task_id
+            yield self.env.reset(task_id)[0][-1]["content"] or "", task_id
 
 
 class PerturbedGold(Gold):

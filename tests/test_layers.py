@@ -11,6 +11,7 @@ LAYERS = (
     {"errors"},
     {"quoting"},
     {"console"},
+    {"messages"},
     {"rules"},
     {"runs"},
     {"engines"},

@@ -31,11 +31,11 @@ from trajkit.console import bar
 from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import BadData, UsageError
 from trajkit.exploration.env import key_values
+from trajkit.messages import from_row, is_action
 from trajkit.rules import missing_rollouts
 from trajkit.runs.listing import existing_ids
 from trajkit.runs.records import record
 from trajkit.runs.writer import RunWriter
-from trajkit.selection.dataset import chat
 from trajkit.tokens.masks import Masks
 from trajkit.tokens.tokenizer import model_folder as find_model
 
@@ -99,7 +99,9 @@ def score(runs: Path, model_folder: Path, iteration: int, params: Mapping[str, A
                             counts["too_long"] += 1
                             continue
                         counts["predicted"] += 1
-                        state = [message for message in paths[parent] if message["step"] == step and not _acts(message)]
+                        state = [
+                            message for message in paths[parent] if message["step"] == step and not is_action(message)
+                        ]
                         if not state:
                             raise BadData(f"{parent}: there is no observation at step {step}, where an action follows.")
                         writer.add(
@@ -155,8 +157,8 @@ def _asked(
     for row in path:
         if row["step"] >= max(steps):
             break
-        message = chat({key: row[key] for key in _KEYS})
-        if _acts(row) and row["step"] + 1 in steps:
+        message = from_row({key: row[key] for key in _KEYS})
+        if is_action(row) and row["step"] + 1 in steps:
             message["value"] = float(row["step"] + 1)
         messages.append(message)
     tools = None if about["tools"] is None else json.loads(about["tools"])
@@ -174,10 +176,6 @@ def _predict(model: Any, asked: Values, tokens: int) -> dict[tuple[str, int], fl
         keys = [(asked.groups[n][0].example_id, int(step)) for n in packed.groups for step in asked.values[n]]
         found.update(zip(keys, predicted, strict=True))
     return found
-
-
-def _acts(message: Mapping[str, Any]) -> bool:
-    return message["role"] == "assistant" and not message["context"]
 
 
 def _trained_with(model: Path) -> Train:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from envs.webshop.env import parse_action
 from envs.webshop.pages import BACK, BUY, NEXT, PREV, SEP, SUBPAGES
 from envs.webshop.search import words
-from trajkit.exploration.env import Message
+from trajkit.messages import Message, is_action
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def read_history(messages: Sequence[Message]) -> History:
     history: History | None = None
     action = ("", "")
     for message in messages:
-        if message["role"] == "assistant" and not message.get("context"):
+        if is_action(message):
             action = parse_action(message["content"] or "")
             if history:
                 history.actions.append(action)

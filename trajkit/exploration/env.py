@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from trajkit.errors import TrajkitError, UsageError
-
-Message = dict[str, Any]
-"""A chat message in OpenAI's format: role, content, and where it has them reasoning, token_ids, logprobs."""
+from trajkit.messages import Message as Message
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from trajkit.exploration.rollouts import (
     verdict,
 )
 from trajkit.exploration.watch import Watch, watchdog
+from trajkit.messages import Message
 from trajkit.rules import ROUND_BY_ROUND, missing_rollouts, plan_role, planned_rollouts
 from trajkit.runs.atomic import make_folder
 from trajkit.runs.listing import existing_ids
@@ -348,7 +349,7 @@ def _recorded_paths(recorded: DuckDBEngine, ids: Sequence[str]) -> dict[str, Rec
         [list(ids)],
     ):
         message = {key: row[key] for key in _MESSAGE_KEYS if row[key] is not None}
-        paths[row["path_id"]].messages.append((row["step"], message))
+        paths[row["path_id"]].messages.append((row["step"], cast(Message, message)))
     for row in recorded.rows(
         f"SELECT s.path_id, s.first_step, s.end_step, t.branch_step, t.meta FROM ({path}) AS s "
         "JOIN trajectories AS t ON t.trajectory_id = s.owner_id WHERE t.meta IS NOT NULL",

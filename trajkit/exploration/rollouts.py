@@ -17,6 +17,7 @@ from trajkit.console import tell
 from trajkit.errors import BadRecord
 from trajkit.exploration.env import Env, Message, Policy, Snapshots, Task
 from trajkit.exploration.watch import Watch
+from trajkit.messages import is_action
 from trajkit.quoting import ends, hide, short
 from trajkit.runs.records import Record, record, to_json
 
@@ -286,12 +287,12 @@ def roll(seats: Seats, policy: Policy, job: Job, settings: Settings) -> Record:
                 if episode.steps >= settings.max_steps:
                     episode.ended = "max_steps"
                     break
-                action = policy.act([dict(message) for message in episode.conversation], seed=seed)
-                is_text = action.get("role") == "assistant" and isinstance(action.get("content"), str)
-                if not is_text or action.get("context"):
+                action = policy.act([message.copy() for message in episode.conversation], seed=seed)
+                said = action.get("content")
+                if not is_action(action) or not isinstance(said, str):
                     raise ValueError(f"the policy's answer is no assistant message with text: {short(repr(action))}")
                 episode.conversation.append(action)
-                episode.take(seats.step(0, action["content"]))
+                episode.take(seats.step(0, said))
         except Exception as problem:
             episode.ended, error = "error", say(problem)
     finally:
@@ -384,11 +385,6 @@ def verdict(result: Record, success_reward: float) -> str:
     if row["success"] is None:
         return "no_verdict" if row["reward"] is None else "solved" if row["reward"] >= success_reward else "failed"
     return "solved" if row["success"] else "failed"
-
-
-def is_action(message: Message) -> bool:
-    """Whether a message is an action: the assistant's, and no copied context."""
-    return message["role"] == "assistant" and not message.get("context")
 
 
 def say(error: BaseException) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from trajkit.console import clean
 from trajkit.errors import BadData, TrajkitError
 from trajkit.exporters._rows import Row, Unfit, check_on_or_off, check_text, row, with_reasoning
-from trajkit.selection.dataset import Selected, chat
+from trajkit.messages import from_row
+from trajkit.selection.dataset import Selected
 from trajkit.tokens.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _read(file: Selected) -> Iterator[tuple[Row, dict[str, Any]]]:
             given = row(values)  # which says what is wrong with it
         except ValueError as error:
             raise BadData(f"example {clean(str(values['example_id']))}: {error}") from error
-        messages = [chat(message) for message in values["messages"]]
+        messages = [from_row(message) for message in values["messages"]]
         yield given, {"example_id": values["example_id"], "messages": messages, "tools": given["tools"]}
 
 

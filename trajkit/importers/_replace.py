@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trajkit.errors import BadData, TrajkitError
+from trajkit.messages import is_action
 from trajkit.runs.atomic import whole
 from trajkit.runs.canonical import canonical_calls
 from trajkit.runs.digests import SUMS, Hashed, read_sums, sums
@@ -126,7 +127,7 @@ AGAIN = "Run this again: what is replaced stays, and what is not yet is replaced
 def _key(row: Row, messages: Iterable[Row]) -> Key:
     told = []
     for message in messages:
-        if message["step"] == row["branch_step"] or (message["role"] == "assistant" and not message["context"]):
+        if message["step"] == row["branch_step"] or is_action(message):
             texts = (message["role"], message["content"] or "", message["reasoning"] or "")
             told.append(_md5("\x1f".join((*texts, canonical_calls(message["tool_calls"])))))
     said = (row["task_id"], row["role"], row["actor"] or "", row["iteration"] or 0, row["sample"] or 0)

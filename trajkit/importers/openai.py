@@ -15,6 +15,7 @@ from trajkit.importers._format import Options
 from trajkit.importers._messages import Json, begun, chat, json_type, keys, listed, truth
 from trajkit.importers._outcome import outcome
 from trajkit.importers._source import Raw, SourceFile, Window, elements
+from trajkit.messages import is_action
 from trajkit.runs.records import Record, record, to_json
 from trajkit.runs.schema import ENDED
 
@@ -139,7 +140,7 @@ def start_digest(messages: list[Json]) -> str:
     """A digest of what comes before the first action: the same start is the same task."""
     start = []
     for message in messages:
-        if message.get("role") == "assistant" and not message.get("context"):
+        if is_action(message):
             break
         start.append([message.get("role"), message.get("content")])
     return hashlib.sha256(to_json(start).encode("utf-8", "surrogatepass")).hexdigest()[:16]

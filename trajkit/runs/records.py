@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from trajkit.errors import BadRecord
+from trajkit.messages import is_action, read_calls
 from trajkit.runs.canonical import canonical_calls
 from trajkit.runs.schema import ENDED, MESSAGE_ROLES, MESSAGES, ROLES
 
@@ -92,7 +93,7 @@ def _canonical(calls: Any) -> str:
 
 def _first_edition(calls: Any) -> str:
     """The calls as trajectory ids have them for ever, whatever `actions_digest` has."""
-    calls = json.loads(calls) if isinstance(calls, str) else calls
+    calls = read_calls(calls)
     return to_json([c["function"] for c in calls if isinstance(c, dict) and "function" in c])
 
 
@@ -221,7 +222,7 @@ def _columns(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> tupl
     rows = _rows(messages, step, seq)
     columns = {name: [row[name] for row in rows] for name in _COLUMNS}
     used = {name: values for name, values in columns.items() if name in _PLAIN or values.count(None) < len(rows)}
-    return used, sum(map(_is_action, rows)), partial(_action_texts, rows)
+    return used, sum(map(is_action, rows)), partial(_action_texts, rows)
 
 
 def _rows(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> list[Row]:
@@ -255,10 +256,10 @@ def _rows(messages: Iterable[Mapping[str, Any]], step: int, seq: int) -> list[Ro
                 row[key] = _text(message, key, position)
             for key, code in _LISTS.items():
                 row[key] = _list(message, key, code, position)
-            if _is_action(row):
+            if is_action(row):
                 row["weight"] = _weight(message.get("weight"), position)
         rows.append(row)
-        step += _is_action(row)
+        step += is_action(row)
     if not rows:
         raise BadRecord("it has no messages")
     return rows
@@ -270,10 +271,6 @@ def _is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_action(message: Mapping[str, Any]) -> bool:
-    return message["role"] == "assistant" and not message.get("context")
 
 
 def _text(message: Mapping[str, Any], key: str, position: int) -> str | None:

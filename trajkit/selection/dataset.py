@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trajkit.console import clean
 from trajkit.errors import BadData, UsageError
+from trajkit.messages import from_row
 from trajkit.runs.object_store import here
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     for example in file.rows():
         example["tools"] = None if example["tools"] is None else json.loads(example["tools"])
         for column in LISTS & example.keys():
-            example[column] = [chat(message) for message in example[column]]
+            example[column] = [from_row(message) for message in example[column]]
         yield example
 
 
@@ -112,12 +113,3 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     """The digest of the file: equal for equal examples, since `select` writes the same bytes for the same input."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def chat(message: Message) -> Message:
-    """A message as a chat template takes it, from a row of a file or of the table `messages`."""
-    made = {key: value for key, value in message.items() if value is not None}
-    made.setdefault("content", None)
-    if "tool_calls" in made:
-        made["tool_calls"] = json.loads(made["tool_calls"])
-    return made

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from trajkit.console import cell, clean
 from trajkit.display.terminal.messages import Row, whole
 from trajkit.errors import BadData, UsageError
-from trajkit.selection.dataset import KINDS, LISTS, Selected, chat, selected
+from trajkit.messages import from_row
+from trajkit.selection.dataset import KINDS, LISTS, Selected, selected
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -67,7 +68,7 @@ def find_example(path: str | os.PathLike[str], wanted: str | None) -> Found:
         [row] = file.parquet.read_row_group(group).slice(at - number, 1).to_pylist()
         row["tools"] = None if row["tools"] is None else json.loads(row["tools"])
         for column in LISTS & row.keys():
-            row[column] = [chat(message) for message in row[column]]
+            row[column] = [from_row(message) for message in row[column]]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise BadData(f"{path}: cannot be read ({error}). `trajkit select` writes it again.") from error
     return Found(file, at + 1, len(ids), row)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trajkit.console import cell, clean
 from trajkit.engines.duckdb import DuckDBEngine
+from trajkit.messages import read_calls
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -89,8 +90,7 @@ class Marked:
 def _calls(tool_calls: Any) -> list[str]:
     """Tool calls (OpenAI's, as a list or as JSON) as `name(arguments)`; empty where they are none."""
     try:
-        calls = json.loads(tool_calls) if isinstance(tool_calls, str) else tool_calls or []
-        functions = [call["function"] for call in calls]
+        functions = [call["function"] for call in read_calls(tool_calls)]
         return [f"{call['name']}({_arguments(call.get('arguments', ''))})" for call in functions]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []

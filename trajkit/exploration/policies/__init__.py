@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from trajkit.errors import TrajkitError, UsageError
-from trajkit.exploration.env import Message
+from trajkit.messages import Message, is_action
 
 
 class PolicyGone(TrajkitError):
@@ -74,9 +74,9 @@ class Suffixed:
 
     async def answer(self, messages: Sequence[Message], *, seed: int, sample: int) -> Answer:
         """As `AsyncPolicy`."""
-        actions = (at for at, m in enumerate(messages) if m["role"] == "assistant" and not m.get("context"))
+        actions = (at for at, message in enumerate(messages) if is_action(message))
         first = next(actions, len(messages))
-        asked = [dict(message) for message in messages]
+        asked = [message.copy() for message in messages]
         prompt = [message for message in asked[:first] if message["role"] != "assistant"]
         last = max(enumerate(prompt), key=lambda place: (place[1]["role"] == "user", place[0]))[1]
         last["content"] = f"{last['content']}\n\n{self._suffix}"

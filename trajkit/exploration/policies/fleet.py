@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from trajkit.errors import UsageError
-from trajkit.exploration.env import Message
 from trajkit.exploration.http_client import MAX_BYTES, Client, NoAnswer, check
 from trajkit.exploration.policies import Answer, PolicyGone, Sampling
 from trajkit.exploration.policies.server import (
@@ -30,6 +29,7 @@ from trajkit.exploration.policies.server import (
     read,
 )
 from trajkit.exploration.rollouts import Failed
+from trajkit.messages import Message, is_action
 from trajkit.quoting import quote, without_userinfo
 
 NEAR = 4  # requests; a conversation stays at its server up to twice those of the least busy one and this many
@@ -328,6 +328,6 @@ def beginnings(messages: Sequence[Message]) -> list[int]:
     key, keys = 0, []
     for message in messages:
         key = hash((key, message["role"], message.get("content")))
-        if message["role"] == "assistant" and not message.get("context"):
+        if is_action(message):
             keys.append(key)
     return keys

@@ -171,5 +171,10 @@ class Local:
         text = self.turns.tokenizer.decode(request.said, skip_special_tokens=True)
         for stop in self._sampling.stop:
             text = text.partition(stop)[0]
-        message = {"role": "assistant", "content": text, "token_ids": request.said, "logprobs": request.logprobs}
+        message: Message = {
+            "role": "assistant",
+            "content": text,
+            "token_ids": request.said,
+            "logprobs": request.logprobs,
+        }
         return Answer(message, cut=not self._stopped(request))

@@ -42,7 +42,7 @@ class Turns:
         own = [at for at, message in enumerate(messages) if message.get("token_ids")]
         ids = list(self._head(tuple(_plain(message) for message in messages[: own[0] if own else None])))
         for at, end in zip(own, [*own[1:], len(messages)], strict=False):  # none at all: the head is all
-            said = messages[at]["token_ids"]
+            said = messages[at]["token_ids"] or []
             between = self._between(tuple(_plain(message) for message in messages[at + 1 : end]))
             ids += said
             ids += between[1:] if between and said[-1] == between[0] else between

@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trajkit.errors import UsageError
 from trajkit.exploration.env import Message
@@ -130,7 +130,8 @@ class Server:
         if self.uses_ids and self.turns is not None:
             request |= {"prompt": self.turns.prompt(messages), "return_token_ids": True, "logprobs": 0}
             return "/completions", request
-        plain = [{key: message[key] for key in _CHAT_KEYS if message.get(key) is not None} for message in messages]
+        rows = cast("Sequence[Mapping[str, Any]]", messages)
+        plain = [{key: row[key] for key in _CHAT_KEYS if row.get(key) is not None} for row in rows]
         return "/chat/completions", request | {"messages": plain}
 
     async def close(self) -> None:
@@ -257,7 +258,8 @@ def read(answer: Any, with_ids: bool) -> Answer:
             content = ""
         if not isinstance(content, str):
             raise ValueError("no text")
-        return Answer({"role": "assistant", "content": content} | ({"reasoning": reasoning} if reasoning else {}), cut)
+        message: Message = {"role": "assistant", "content": content}
+        return Answer(message | {"reasoning": reasoning} if reasoning else message, cut)
     text, ids, logprobs = choice["text"], choice["token_ids"], choice["logprobs"]["token_logprobs"]
     if not isinstance(text, str):
         raise ValueError("no text")
