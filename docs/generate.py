@@ -142,7 +142,7 @@ def rules() -> str:
     from trajkit.rules import rules
 
     about = {
-        "tables": "Rules. Each is a view of `trajkit sql`.",
+        "concepts": "Concepts that the methods are made of. Each is a view of `trajkit sql`.",
         "plan": "Plans: which rollouts to make. Each is a view; `trajkit plan` and `explore --plan` take its name.",
         "examples": "Methods: what to train on. Each is a view; `select --method` takes its name.",
         "pairs": "Methods that give pairs: what to prefer. Each is a view; `select --method` takes its name.",

@@ -20,7 +20,8 @@ from worlds import Row, Traj, World, expert, layouts, params, policy, worlds
 from envs.webshop import Expert, Novice, TinyExpert, TinyShop, WebShop
 from envs.webshop.tiny import CheapExpert
 from trajkit.exploration.env import Env, Message, Policy
-from trajkit.exploration.explore import Counts, Settings, explore
+from trajkit.exploration.explore import Settings, explore
+from trajkit.exploration.pending import Counts
 
 Arm = tuple[str | None, int]  # the parent (None: s_0) and the step of a state
 

@@ -21,7 +21,8 @@ import trajkit.exploration.explore
 from envs.webshop import Novice, WebShop
 from trajkit.cli.explore import closing
 from trajkit.exploration.env import Message
-from trajkit.exploration.explore import Counts, Settings, explore
+from trajkit.exploration.explore import Settings, explore
+from trajkit.exploration.pending import Counts
 from trajkit.exploration.policies import Answer
 from trajkit.exploration.watch import Overdue, Watch
 

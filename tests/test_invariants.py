@@ -352,7 +352,7 @@ def test_the_fingerprint_is_the_inputs(layout: int) -> None:
 
 def read_by_rules(table: str) -> list[str]:
     """The columns of a table that any rule (a table, plan, method or step of select) names."""
-    kinds = {"tables", "plan", *METHOD_KINDS, "select"}
+    kinds = {"concepts", "plan", *METHOD_KINDS, "select"}
     said = " ".join(code(r.sql) for r in rules().values() if r.kind in kinds and r.name != "input_fingerprint")
     return [field.name for field in TABLES[table] if re.search(rf"\b{field.name}\b", said)]
 

@@ -22,7 +22,8 @@ from envs.webshop import Expert, Novice, TinyExpert, TinyShop, WebShop
 from envs.webshop.tiny import CheapExpert
 from trajkit.errors import UsageError
 from trajkit.exploration.env import Env, Message, Policy
-from trajkit.exploration.explore import Counts, Settings, cost, explore
+from trajkit.exploration.explore import Settings, explore
+from trajkit.exploration.pending import Counts, cost
 
 SCORES = ("score_expert", "score_policy")
 

@@ -23,7 +23,8 @@ from test_explore import CHECKOUT, SMALL, Plain, ids, record_expert, rows, run_p
 from envs.webshop import Novice, WebShop
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.exploration.env import Env, Message
-from trajkit.exploration.explore import Cost, Rollout, Settings, cost, explore
+from trajkit.exploration.explore import Rollout, Settings, explore
+from trajkit.exploration.pending import Cost, cost
 from trajkit.exploration.policies import Answer, PolicyGone, Sampling, Suffixed, temperatures
 from trajkit.exploration.rollouts import shard_of
 

@@ -20,7 +20,7 @@ from train.settings import Scratch, Train  # noqa: E402
 from trajkit.engines.duckdb import DuckDBEngine  # noqa: E402
 from trajkit.errors import UsageError  # noqa: E402
 from trajkit.exploration.explore import Settings, explore  # noqa: E402
-from trajkit.rules import missing_rollouts  # noqa: E402
+from trajkit.rules import missing_rollouts, plan  # noqa: E402
 from trajkit.selection.dataset import kind, read  # noqa: E402
 from trajkit.selection.select import select  # noqa: E402
 
@@ -56,7 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(world: Path) -> list[dict[str, Any]]:
     """What the plans ask for that this model has not predicted."""
     with DuckDBEngine(world / "runs", {"iteration": 1, "n": 1, "scorer": "reward"}) as runs:
-        return runs.rows(missing_rollouts(["score_expert", "score_policy"]))
+        return runs.rows(missing_rollouts([plan("score_expert"), plan("score_policy")]))
 
 
 def test_predictions_stand_in_for_rollouts(world: Path) -> None:

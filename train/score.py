@@ -32,7 +32,7 @@ from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import BadData, UsageError
 from trajkit.exploration.env import key_values
 from trajkit.messages import from_row, is_action
-from trajkit.rules import missing_rollouts
+from trajkit.rules import missing_rollouts, plan
 from trajkit.runs.listing import existing_ids
 from trajkit.runs.records import record
 from trajkit.runs.writer import RunWriter
@@ -80,7 +80,7 @@ def score(runs: Path, model_folder: Path, iteration: int, params: Mapping[str, A
     counts = Counter[str]()
     with DuckDBEngine(runs, given) as recorded:
         steps: dict[str, list[int]] = defaultdict(list)
-        for row in recorded.rows(missing_rollouts(PLANS)):
+        for row in recorded.rows(missing_rollouts([plan(name) for name in PLANS])):
             steps[row["parent_id"]].append(row["branch_step"])
         parents = sorted(steps)
         with (

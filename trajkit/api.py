@@ -21,8 +21,8 @@ from trajkit.engines.checks import validate as problems
 from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
 from trajkit.exploration.env import Env, Message, Policy, Task
-from trajkit.exploration.explore import Counts as Explored
 from trajkit.exploration.explore import explore as run_plans
+from trajkit.exploration.pending import Counts as Explored
 from trajkit.exploration.policies import AsyncPolicy
 from trajkit.exploration.rollouts import Settings
 from trajkit.exporters import Options as ExportOptions
@@ -48,8 +48,8 @@ class Runs:
     """A runs/ folder opened for questions. `open` makes one; it is a context manager.
 
     Tables, rules, plans and methods are relations of these names (docs/tables.md, docs/rules.md). Answers are Polars
-    frames. A keyword of `rule`, `select` and `write` replaces a parameter of the rules (sql/tables/params.sql) for that
-    one answer.
+    frames. A keyword of `rule`, `select` and `write` replaces a parameter of the rules (sql/concepts/params.sql) for
+    that one answer.
     """
 
     def __init__(
@@ -240,8 +240,8 @@ def open(path: str | os.PathLike[str], *, engine: str = "duckdb", master: str | 
     """Open a runs/ folder.
 
     `engine` may be "spark", on the cluster `master` (None: as Spark is configured); `path` is then a URL of Spark's,
-    too. `params` set the rules' parameters (sql/tables/params.sql), e.g. `success_reward=0.8`. Raises UsageError for a
-    missing folder or an unknown parameter, BadData for a torn file or a mistyped column.
+    too. `params` set the rules' parameters (sql/concepts/params.sql), e.g. `success_reward=0.8`. Raises UsageError for
+    a missing folder or an unknown parameter, BadData for a torn file or a mistyped column.
 
         with trajkit.open("runs/") as runs:
             runs.rule("first_recovery_state")
@@ -309,10 +309,12 @@ def explore(
     step_timeout: float = 300.0,
     make_env: Callable[[], Env] | None = None,
     make_policy: Callable[[], Policy] | None = None,
+    allow_read: Collection[str | os.PathLike[str]] = (),
     **params: Any,
 ) -> Explored:
     """Run every rollout of the plans that is not in `runs` yet, and write it there, as `trajkit explore` does.
 
+    A plan is a built-in one's name or the path of a .sql file, which may read the runs and the files `allow_read`.
     `m`: simulations per expert of the plan skip_length. `samples`: rollouts from each state. `max_steps`: actions on a
     whole path. `concurrency`: rollouts in flight at once. `env_workers`: processes that hold environments; they need
     `make_env` and, for a scripted policy, `make_policy`, which must be picklable; 0: this process. `step_timeout`:
@@ -345,6 +347,7 @@ def explore(
         params=params,
         make_env=make_env,
         make_policy=make_policy,
+        allow_read=allow_read,
     )
 
 

@@ -7,9 +7,8 @@ other rules; `compose` puts the files it needs before it as common table express
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,18 +19,31 @@ from trajkit.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     import duckdb
 
-FOLDERS = ("tables", "plan", "examples", "pairs", "values", "report", "explain", "checks", "warnings", "select")
+FOLDERS = (
+    "concepts", "plan", "examples", "pairs", "values", "report", "explain", "checks", "warnings", "select", "explore",
+)  # fmt: skip
+STEPS = ("checks", "warnings", "select", "explore")  # kinds whose rules read what only the commands themselves make
 OWN = "own"  # the kind of a rule that is a user's own file
 METHODS = ("examples", "pairs", "values")  # the folders whose rules `select` takes: what each writes
-# Rules that others read more than once on the way to an answer: worth a table of their own.
-SHARED = (
-    "task_worlds", "outcomes", "path_segments", "current_iteration", "expert_rollouts", "expert_recovery_states",
-    "step_rewards",
-)  # fmt: skip
-
-# The plans whose next rows depend on what came of the ones before.
-ROUND_BY_ROUND = frozenset({"apt", "bisection"})
-_PLANNED = "task_id, parent_id, branch_step, sample, role"
+# What a header may declare, "-- Key: value." on a line of its own (docs/writing-a-method.md):
+#   Grain           the columns that tell a row from every other one; "one row" where there is only one
+#   Source          the paper, equation and URL
+#   Plans           what has to be explored before the rule has an answer, beside `initial`
+#   Materialized    yes: others read it more than once on the way to an answer, so it is worth a table of its own
+#   Scope           all tasks: what it says of a task depends on others (else a rule decides task by task)
+#   Ignores         of a method: checks whose findings cannot change its answer
+#   Select refuses  of a check: the methods, or the trajectories, that a finding stops
+#   Role            of a plan: whose rollouts it asks for, policy (the default) or scorer
+#   Rounds          of a plan: its rows depend on what came of those before, so it is asked again and again
+KEYS = ("Grain", "Source", "Plans", "Materialized", "Scope", "Ignores", "Select refuses", "Role", "Rounds")
+# A plan's columns.
+PLANNED = {
+    "task_id": "VARCHAR",
+    "parent_id": "VARCHAR",
+    "branch_step": "INTEGER",
+    "sample": "INTEGER",
+    "role": "VARCHAR",
+}
 
 # What a user's own rule may call in FROM. Files are for those that may read some.
 TABLE_FUNCTIONS = {"generate_series", "json_each", "json_tree", "range", "unnest"}
@@ -39,20 +51,6 @@ FILE_FUNCTIONS = {
     "parquet_scan", "read_blob", "read_csv", "read_csv_auto", "read_json", "read_json_auto", "read_json_objects",
     "read_json_objects_auto", "read_ndjson", "read_ndjson_auto", "read_ndjson_objects", "read_parquet", "read_text",
 }  # fmt: skip
-
-# What `--set` refuses, beyond a value of the wrong type.
-_RANGES = {
-    "solved_rate": ("over 0 and at most 1", lambda value: 0 < value <= 1),
-    "success_reward": ("a finite number", math.isfinite),
-    "iteration": ("from 0 on", lambda value: value >= 0),
-    "m": ("from 1 on", lambda value: value >= 1),
-    "samples": ("from 1 on", lambda value: value >= 1),
-    "per_task": ("from 1 on", lambda value: value >= 1),
-    "n": ("from 1 on", lambda value: value >= 1),
-    "tau": ("a number from 0 on", lambda value: 0 <= value < math.inf),
-    "budget": ("from 1 on", lambda value: value >= 1),
-    "action_pattern": ("a regular expression that RE2 can read", lambda value: _is_pattern(value)),
-}
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,22 @@ class Rule:
     def title(self) -> str:
         """The header's first line, without the name."""
         return self.header.partition("\n")[0].partition(": ")[2]
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """What the header declares (`KEYS`), without the full stop. A value goes on until the next key or sentence."""
+        found = re.findall(rf"^({'|'.join(KEYS)}): (.*?)\.?$", self.header, re.MULTILINE)
+        return dict(found)
+
+    def named(self, key: str) -> list[str]:
+        """The names in the list that the header gives for `key`; none where it does not have the key."""
+        return re.findall(r"\w+", self.keys.get(key, ""))
+
+    @property
+    def column_comments(self) -> dict[str, str]:
+        """What is said behind the columns of the last SELECT, by column."""
+        final = re.split(r"^\)\n", self.sql, flags=re.MULTILINE)[-1]
+        return dict(re.findall(r"^ +(?:.*\W)?(\w+),? -- (.+)$", final, re.MULTILINE))
 
 
 def sql_folder() -> Path:
@@ -127,8 +141,8 @@ def functions() -> list[str]:
 
 
 def views() -> Mapping[str, Rule]:
-    """The rules that every runs/ folder has as views. (Checks and `select`'s own steps read what only those make.)"""
-    return {name: rule for name, rule in rules().items() if rule.kind not in ("checks", "warnings", "select")}
+    """The rules that every runs/ folder has as views: all but those of `STEPS`."""
+    return {name: rule for name, rule in rules().items() if rule.kind not in STEPS}
 
 
 def methods() -> list[str]:
@@ -146,22 +160,30 @@ def method(name: str, reads_files: bool = False) -> Rule:
 
     An own file is one SELECT over the tables and rules; with `reads_files` it may also name files.
     """
+    return _built_in_or_own(name, "method", methods(), reads_files)
+
+
+def plan(name: str, reads_files: bool = False) -> Rule:
+    """The built-in plan of that name, or the user's own `name.sql` file, with what its header declares."""
+    return _built_in_or_own(name, "plan", plans(), reads_files)
+
+
+def _built_in_or_own(name: str, kind: str, built_in: list[str], reads_files: bool) -> Rule:
     if name.endswith(".sql"):
         path = Path(name)
         try:
             sql = path.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--method {name}: cannot be read ({error}).") from error
+            raise UsageError(f"--{kind} {name}: cannot be read ({error}).") from error
         try:
-            return Rule(
-                path.stem, OWN, path, one_select(sql, TABLE_FUNCTIONS | (FILE_FUNCTIONS if reads_files else set()))
-            )
+            allowed = TABLE_FUNCTIONS | (FILE_FUNCTIONS if reads_files else set())
+            return Rule(path.stem, OWN, path, one_select(sql, allowed))
         except UsageError as error:
-            raise UsageError(f"--method {name}: {error}") from error
-    if name not in methods():
+            raise UsageError(f"--{kind} {name}: {error}") from error
+    if name not in built_in:
         raise UsageError(
-            f"--method {name}: there is no such method{did_you_mean(name, methods())} "
-            f"Methods: {', '.join(methods())}, or a file of your own that ends in .sql."
+            f"--{kind} {name}: there is no such {kind}{did_you_mean(name, built_in)} "
+            f"{kind.capitalize()}s: {', '.join(built_in)}, or a file of your own that ends in .sql."
         )
     return rules()[name]
 
@@ -213,17 +235,8 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             waiting += part
 
 
-def plan(name: str) -> Rule:
-    """The plan of that name."""
-    if name not in plans():
-        raise UsageError(
-            f"--plan {name}: there is no such plan{did_you_mean(name, plans())} Plans: {', '.join(plans())}."
-        )
-    return rules()[name]
-
-
 def params_sql(params: Mapping[str, Any]) -> str:
-    """sql/tables/params.sql with the values of `params` (text as after `--set`, or Python values) in place.
+    """sql/concepts/params.sql with the values of `params` (text as after `--set`, or Python values) in place.
 
     A name that is not there is the parameter of a user's own method: it becomes one more column,
     a number where the text is one. None, and the text null, is null. Raises UsageError for a value
@@ -241,17 +254,20 @@ def params_sql(params: Mapping[str, Any]) -> str:
         if kind and text is not None:
             try:
                 given: Any = {"INTEGER": int, "DOUBLE": float}.get(kind, str)(text)
-                described, fits = _RANGES.get(name, ("", lambda value: True))
                 if kind == "INTEGER" and abs(given) >= 2**31:
                     raise UsageError(f"--set {name}={value}: that is too large.")
-                if not fits(given):
-                    raise UsageError(f"--set {name}={value}: it must be {described}.")
             except ValueError:
                 needed = "a whole number" if kind == "INTEGER" else "a number"
                 raise UsageError(f"--set {name}={value}: {needed} (or null) is needed.") from None
         literal = "NULL" if text is None else "'" + text.replace("'", "''") + "'"
         columns[name] = f"CAST({literal} AS {kind or _literal_type(text)}) AS {name}"
-    return f"SELECT {', '.join(columns.values())} FROM (\n{sql}\n) AS defaults" if params else sql
+    if not params:
+        return sql
+    filled = f"SELECT {', '.join(columns.values())} FROM (\n{sql}\n) AS defaults"
+    problems = compose(rules()["param_problems"].sql, {"params": filled})
+    for name, wanted in _parser().cursor().execute(problems).fetchall():
+        raise UsageError(f"--set {name}={params[name]}: it must be {wanted}.")
+    return filled
 
 
 def param_names() -> list[str]:
@@ -314,18 +330,6 @@ def _named(table: Any) -> Iterator[str]:
             yield from _named(table.get(side))
 
 
-def _is_pattern(text: str) -> bool:
-    """Whether DuckDB reads `text` as a regular expression."""
-    import duckdb
-
-    try:
-        with duckdb.connect() as con:
-            con.execute("SELECT regexp_matches('', ?)", [text]).fetchall()
-    except duckdb.Error:
-        return False
-    return True
-
-
 def _param_type(sql: str, name: str) -> str | None:
     found = re.search(rf"AS (\w+)\) AS {name}\b", sql)
     return found[1] if found else None
@@ -377,29 +381,41 @@ def code(sql: str) -> str:
     return re.sub(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", " ", sql, flags=re.DOTALL).lower()
 
 
-def plan_role(name: str) -> str:
-    """Whose rollouts a plan asks for: policy or scorer. Raises UsageError for a name that is no plan."""
-    found = re.search(r"'(policy|scorer)' AS role\b", plan(name).sql)
-    assert found, f"the plan {name} has no role"
-    return found[1]
+def plan_role(rule: Rule) -> str:
+    """Whose rollouts a plan asks for: policy or scorer. Raises UsageError where its header says neither."""
+    role = rule.keys.get("Role", "policy")
+    if role not in ("policy", "scorer"):
+        raise UsageError(f"{rule.path}: its header says `Role: {role}`; a plan's role is policy or scorer.")
+    return role
 
 
-def planned_rollouts(names: Sequence[str]) -> str:
-    """The SQL of all rollouts that these plans ask for: task_id, parent_id (null from s_0), branch_step, sample, role.
-
-    Raises UsageError for a name that is no plan.
-    """
-    return " UNION ".join(f"SELECT {_PLANNED} FROM {plan(name).name}" for name in names)
+def plans_of(rule: Rule) -> list[str]:
+    """What has to be explored beside `initial` before `rule` has an answer: what it and the rules that it reads name
+    in their headers (Plans)."""
+    return list(dict.fromkeys(name for part in (*closure(rule.sql), rule) for name in part.named("Plans")))
 
 
-def missing_rollouts(names: Sequence[str]) -> str:
+def materialized(read: Iterable[Rule], given: Collection[str] = ()) -> list[Rule]:
+    """The rules worth a table of their own among those that these read, but for those in `given`, each after those it
+    reads."""
+    return [rule for rule in closure(" ".join(each.sql for each in read), given) if "Materialized" in rule.keys]
+
+
+def planned_rollouts(asked: Sequence[Rule]) -> str:
+    """The SQL of all rollouts that these plans ask for, with the columns `PLANNED`; parent_id is null from s_0."""
+    columns = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in PLANNED.items())
+    answers = (f"(\n{rule.sql}\n) AS own" if rule.kind == OWN else rule.name for rule in asked)
+    return " UNION ".join(f"SELECT {columns} FROM {answer}" for answer in answers)
+
+
+def missing_rollouts(asked: Sequence[Rule]) -> str:
     """Those of them that `done` does not have yet, in a total order.
 
     Of the policy's, done are those of the iteration among the parameters, without one none; of the scorer's, those of
     any iteration, by the actor among the parameters (`scorer`), without one by any.
     """
     return (
-        f"SELECT p.* FROM ({planned_rollouts(names)}) AS p "
+        f"SELECT p.* FROM ({planned_rollouts(asked)}) AS p "
         "ANTI JOIN done AS d ON p.role = d.role AND p.task_id = d.task_id "
         "AND p.parent_id IS NOT DISTINCT FROM d.parent_id AND p.branch_step = d.branch_step AND p.sample = d.sample "
         "ORDER BY p.task_id, p.parent_id NULLS FIRST, p.branch_step, p.sample, p.role"

@@ -1,5 +1,6 @@
 -- bad_rewards: a reward that is NaN or infinite.
 -- One row per trajectory.
+-- Select refuses: every method.
 SELECT
     trajectory_id,
     'reward is ' || reward || '; it must be a finite number, or null for no outcome' AS problem

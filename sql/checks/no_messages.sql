@@ -1,5 +1,6 @@
 -- no_messages: a trajectory without any message.
 -- One row per trajectory.
+-- Select refuses: chosen trajectories.
 SELECT
     t.trajectory_id,
     'it has no messages' AS problem

@@ -1,5 +1,6 @@
 -- step_gaps: a message whose step is not the number of actions before it.
 -- One row per trajectory, with the first such message (`seq` says where).
+-- Select refuses: chosen trajectories.
 WITH counted AS (
     SELECT
         m.trajectory_id,

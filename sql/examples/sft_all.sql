@@ -1,5 +1,6 @@
 -- sft_all: behaviour cloning of every expert trajectory, right or wrong.
 -- One row per expert trajectory of a train task that ended in neither error nor drift and has an action.
+-- Ignores: bad_rewards.
 -- Source: the baseline SFT ALL of EEF, table 3 (https://arxiv.org/abs/2504.13145).
 SELECT
     'initial' AS kind,

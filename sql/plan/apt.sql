@@ -9,6 +9,8 @@
 -- First come arms without any rollout, last those whose rollouts all have no outcome. Ties: the fewest rollouts, the
 -- expert's own states, the fewest actions up to the state, the smallest id.
 -- What experts share (s_0 of their task) counts for each. `explore` goes on, round after round, up to the budget.
+-- Rounds: until it asks for nothing.
+-- Role: policy.
 -- Source: APT, algorithm 1 of Locatelli, Gutzeit and Carpentier, "An optimal algorithm for the Thresholding Bandit
 -- Problem", ICML 2016 (https://arxiv.org/abs/1605.08671). The tree is named as future work by EEF
 -- (https://arxiv.org/abs/2504.13145); which states are its arms is ours.

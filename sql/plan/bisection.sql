@@ -5,6 +5,8 @@
 -- neighbours after about log2(n) rounds, and the later one is then the first recovery state, to the very step.
 -- Where there are no such two yet, it is halfway in the widest gap (the earliest of equals), for at most M states.
 -- `explore` goes on, round after round, until there is nothing left to run.
+-- Rounds: until it asks for nothing.
+-- Role: policy.
 -- Source: named as future work by EEF (https://arxiv.org/abs/2504.13145); the rule is ours.
 WITH known AS (
     SELECT

@@ -4,6 +4,8 @@
 --                picks one actor's); of a trajectory's last action the trajectory's own value
 --   n_rollouts   how many rollouts that is; 0: the last action
 -- Rollouts without an outcome count for nothing. The values are added in ascending order: the mean is one number.
+-- Materialized: yes.
+-- Plans: score_expert, score_policy.
 -- Source: IPR, section 3.2, eq. 5 (https://arxiv.org/abs/2406.11176).
 WITH scored AS (
     SELECT

@@ -145,7 +145,7 @@ def set_option() -> Decorator:
         "settings",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Set a parameter of the rules (sql/tables/params.sql), e.g. success_reward=0.8; repeatable.",
+        help="Set a parameter of the rules (sql/concepts/params.sql), e.g. success_reward=0.8; repeatable.",
     )
 
 
@@ -183,7 +183,7 @@ def allow_read_option() -> Decorator:
         multiple=True,
         type=click.Path(),
         metavar="FILE",
-        help="Let a FILE.sql of --method read this file beside the runs; repeatable.",
+        help="Let a FILE.sql (a method's, a plan's) read this file beside the runs. Repeatable.",
     )
 
 

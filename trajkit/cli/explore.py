@@ -12,6 +12,7 @@ import click
 
 from trajkit.cli import (
     Command,
+    allow_read_option,
     completing,
     json_option,
     plan_names,
@@ -40,9 +41,11 @@ from trajkit.errors import UsageError
     multiple=True,
     default=("initial",),
     show_default=True,
+    metavar="NAME|FILE.sql",
     shell_complete=completing(plan_names),
-    help="What to run. Repeatable.",
+    help="What to run: a plan, or a file of your own. Repeatable.",
 )
+@allow_read_option()
 @click.option("--iteration", required=True, type=click.IntRange(0), help="0 for the expert, then 1, 2, ...")
 @click.option("--m", default=5, show_default=True, type=click.IntRange(1), help="Simulations per expert (skip_length).")
 @click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="Rollouts from each state.")
@@ -102,6 +105,7 @@ def command(
     policy: str,
     policy_arg: tuple[str, ...],
     plans: tuple[str, ...],
+    allow_read: tuple[str, ...],
     iteration: int,
     m: int,
     samples: int,
@@ -139,7 +143,8 @@ def command(
     from trajkit.console import prints_to_stderr
     from trajkit.engines.checks import told_conflicts
     from trajkit.exploration.env import key_values, load_env, load_policy
-    from trajkit.exploration.explore import Settings, cost, explore
+    from trajkit.exploration.explore import Settings, explore
+    from trajkit.exploration.pending import cost
     from trajkit.exploration.policies import Sampling, Suffixed, temperatures
     from trajkit.quoting import without_userinfo
     from trajkit.tokens.tokenizer import is_hub_name
@@ -165,7 +170,9 @@ def command(
     if dry_run:
         with prints_to_stderr(), closing(make_env(), step_timeout) as env:
             name = make_policy().actor if scripted else model or policy.rstrip("/").rpartition("/")[2]
-            would = cost(runs, env, name, plans=plans, settings=how, m=m, samples=samples, params=params)
+            would = cost(
+                runs, env, name, plans=plans, settings=how, m=m, samples=samples, params=params, allow_read=allow_read
+            )
         if as_json:
             print_json(asdict(would))
             return
@@ -218,6 +225,7 @@ def command(
             params=params,
             make_env=make_env,
             make_policy=make_policy if scripted else None,
+            allow_read=allow_read,
         )
     if as_json:
         names = ("rollouts", "solved", "failed", "no_verdict", "drift", "error", "already_done", "other_tasks")

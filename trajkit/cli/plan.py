@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import Command, completing, engine_options, plan_names, rule_params, runs_option, set_option
+from trajkit.cli import (
+    Command,
+    allow_read_option,
+    completing,
+    engine_options,
+    plan_names,
+    rule_params,
+    runs_option,
+    set_option,
+)
 from trajkit.cli.sql import FORMATS, print_rows
+from trajkit.errors import UsageError
 
 
 @click.command(cls=Command)
@@ -15,10 +25,12 @@ from trajkit.cli.sql import FORMATS, print_rows
     "plans",
     multiple=True,
     required=True,
-    metavar="NAME",
+    metavar="NAME|FILE.sql",
     shell_complete=completing(plan_names),
-    help="initial, skip_length, every_step, bisection, apt, score_expert, score_policy; repeatable.",
+    help="initial, skip_length, every_step, bisection, apt, score_expert, score_policy, or a file of your own. "
+    "Repeatable.",
 )
+@allow_read_option()
 @click.option("--iteration", type=int, help="Leave out the policy's rollouts already made in this iteration.")
 @click.option("--m", type=int, help="Simulations per expert trajectory (skip_length).  [default: 5]")
 @click.option("--samples", type=int, help="Rollouts from each state.  [default: 1]")
@@ -28,6 +40,7 @@ from trajkit.cli.sql import FORMATS, print_rows
 def command(
     runs: str,
     plans: tuple[str, ...],
+    allow_read: tuple[str, ...],
     iteration: int | None,
     m: int | None,
     samples: int | None,
@@ -45,14 +58,20 @@ def command(
     """
     from trajkit.engines import opened
     from trajkit.engines.checks import conflicts, told_conflicts
+    from trajkit.exploration.pending import readable, refuse_wrong_plans
     from trajkit.rules import missing_rollouts
+    from trajkit.rules import plan as find_plan
 
     params = rule_params(settings, iteration=iteration, m=m, samples=samples)
-    with opened(runs, params, engine=engine, master=master) as folder:
-        print_rows(folder, missing_rollouts(plans), form)
-        [counts] = folder.rows(
-            f"SELECT count(*) AS n, count(DISTINCT task_id) AS n_tasks FROM ({missing_rollouts(plans)}) AS p"
-        )
+    asked = [find_plan(name, reads_files=bool(allow_read)) for name in plans]
+    limit = readable(asked, allow_read)
+    if engine == "spark" and limit is not None:
+        raise UsageError("--plan FILE.sql needs --engine duckdb: on Spark a file of SQL can do whatever Spark may.")
+    with opened(runs, params, engine=engine, master=master, allow_read=limit) as folder:
+        refuse_wrong_plans(folder, asked)
+        missing = missing_rollouts(asked)
+        print_rows(folder, missing, form)
+        [counts] = folder.rows(f"SELECT count(*) AS n, count(DISTINCT task_id) AS n_tasks FROM ({missing}) AS p")
         click.echo(f"{counts['n']:,} rollouts of {counts['n_tasks']:,} tasks", err=True)
         if left_out := conflicts(folder):
             click.echo(told_conflicts(left_out), err=True)

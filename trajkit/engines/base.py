@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from trajkit.errors import UsageError, did_you_mean
-from trajkit.rules import views
+from trajkit.rules import Rule, closure, references, rules, views
 from trajkit.runs.schema import TABLES
 
 if TYPE_CHECKING:
@@ -101,3 +101,19 @@ def refuse_taken(name: str) -> None:
         raise UsageError(f"{name!r} cannot be the name of a table: it may have letters, digits and underscores.")
     if name.lower() in (*TABLES, *views(), "params"):
         raise UsageError(f"{name}: a table or a rule has that name. Take another.")
+
+
+def column_meanings(name: str, columns: Iterable[str]) -> dict[str, str]:
+    """What the columns of a rule mean: the comment behind each, else what a rule or a table that it reads says of its
+    column of that name. A column of which nobody says anything is left out.
+    """
+    rule = rules()[name]
+    found = {field.name: field.doc for table in TABLES if table in _tables_read(rule) for field in TABLES[table]}
+    for part in (*closure(rule.sql), rule):
+        found |= part.column_comments
+    return {column: found[column] for column in columns if column in found}
+
+
+def _tables_read(rule: Rule) -> set[str]:
+    read = {name for part in (rule, *closure(rule.sql)) for name in references(part.sql)}
+    return {name.removeprefix("all_") for name in read}

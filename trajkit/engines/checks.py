@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -13,26 +14,21 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from trajkit.console import clean
 from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import BadData, TrajkitError
-from trajkit.rules import Rule, closure, references, rules
+from trajkit.rules import Rule, closure, materialized, references, rules
 from trajkit.runs.digests import SUMS, damage, damaged_page, read_sums
 from trajkit.runs.listing import all_parts
 from trajkit.runs.object_store import Location, Url, let_read
 from trajkit.runs.parquet_sql import column_problems, first_line, source_of, torn, typed_sql
+from trajkit.runs.schema import ROLES
 
 if TYPE_CHECKING:
     from trajkit.engines.base import Engine
 
-# The trajectories that rules look at: a mistake in any other row changes no answer.
-WITH_SCORER = "SELECT * FROM outcomes WHERE split = 'train' AND coalesce(ended, '') NOT IN ('error', 'drift')"
-RELEVANT = f"{WITH_SCORER} AND coalesce(role, '') != 'scorer'"
+# Where a finding of a check stops `select`: the trajectories that it looks at.
+WITH_SCORER = "SELECT * FROM relevant_trajectories"
+RELEVANT = f"{WITH_SCORER} WHERE coalesce(role, '') != 'scorer'"
+CHOSEN = "SELECT * FROM written_trajectories"
 CONFLICTS_NAMED = 10
-CHOSEN = """
-SELECT * FROM outcomes AS o SEMI JOIN (
-    SELECT s.owner_id AS trajectory_id
-    FROM path_segments AS s SEMI JOIN excerpts AS e ON s.trajectory_id = e.trajectory_id
-    UNION SELECT trajectory_id FROM excerpts
-) AS c ON o.trajectory_id = c.trajectory_id
-"""
 
 
 @dataclass(frozen=True)
@@ -51,23 +47,49 @@ class Problem:
 
 def refuse_input(runs: Engine, method: Rule) -> None:
     """Raise BadData if a row that `method` looks at holds a mistake that could change its answer."""
-    names = ["bad_values", "n_steps_mismatch"]
-    if runs.rows("SELECT 1 AS one FROM repeated LIMIT 1"):  # else it would read all messages to find nothing
-        names.append("duplicate_ids")
-    read = {rule.name for rule in closure(method.sql)}
-    lineage = {"expert_rollouts", "solutions", "expert_actions", "step_rewards"}
-    if read & lineage or "path_segments" in references(method.sql):
-        names += ["bad_parents", "parent_cycles"]
-    if method.name != "sft_all":  # the one method that asks for no reward
-        names.append("bad_rewards")
-    _refuse(runs, names, WITH_SCORER if {method.name, *read} & {"step_rewards"} else RELEVANT)
+    read = {method.name, *(rule.name for rule in closure(method.sql)), "every method"}
+    read |= {f"{name} itself" for name in references(method.sql)}
+    repeats = runs.rows("SELECT 1 AS one FROM repeated LIMIT 1")  # without any, what looks for them reads all messages
+    checks = [
+        rule
+        for rule in _checks()
+        if read & set(_refused(rule)) and rule.name not in method.named("Ignores")
+        if repeats or "repeated" not in references(rule.sql)
+    ]
+    _refuse(runs, checks, WITH_SCORER if "scorer" in roles_read(method) else RELEVANT)
 
 
 def refuse_chosen(runs: Engine) -> None:
     """Raise BadData if a trajectory on a selected path has a mistake."""
-    elsewhere = ("stray_messages", "task_conflicts")  # they are no mistake of a chosen trajectory
-    names = [rule.name for rule in rules().values() if rule.kind == "checks" and rule.name not in elsewhere]
-    _refuse(runs, names, CHOSEN)
+    _refuse(runs, [rule for rule in _checks() if "nothing" not in _refused(rule)], CHOSEN)
+
+
+def make_materialized(runs: Engine, method: Rule | None = None) -> list[str]:
+    """Put into tables what the checks read more than once, and `method`; returns the names of the rules."""
+    made = materialized([*_checks(), *([method] if method else [])], given=runs.made)
+    for rule in made:
+        runs.make(rule.name, rule.sql)
+    return [rule.name for rule in made]
+
+
+def _checks() -> list[Rule]:
+    return [rule for rule in rules().values() if rule.kind == "checks"]
+
+
+def _refused(check: Rule) -> list[str]:
+    """Of which methods a finding stops `select`: every method, those that read these rules, or none but by what is
+    chosen."""
+    return re.split(r", ", check.keys["Select refuses"].removeprefix("methods that read "))
+
+
+def roles_read(rule: Rule) -> set[str]:
+    """The roles whose trajectories `rule` takes, itself or through the rules that it reads.
+
+    A role that the SQL excludes (`role != 'scorer'`) is none of them.
+    """
+    used = " ".join(part.sql for part in (rule, *closure(rule.sql)) if part.name != "params")
+    asked = re.sub(r"--[^\n]*|(?:!=|<>)\s*'\w*'|\bNOT\s+IN\s*\([^)]*\)", "", used, flags=re.IGNORECASE)
+    return {role for role in ROLES if f"'{role}'" in asked}
 
 
 def contradictions(runs: Engine) -> int:
@@ -107,8 +129,7 @@ def validate(path: str | os.PathLike[str]) -> Iterator[Problem]:
                 yield from problems
     try:
         with DuckDBEngine(path, without=unsound) as runs:
-            for name in ("task_worlds", "outcomes", "path_segments"):
-                runs.make(name, rules()[name].sql)
+            make_materialized(runs)
             runs.view("checked", "SELECT * FROM outcomes")
             for kind in ("checks", "warnings"):
                 for rule in rules().values():
@@ -133,15 +154,15 @@ def _gone(file: Location) -> bool:
     return not file.exists() if isinstance(file, Url) else not os.path.lexists(file)
 
 
-def _refuse(runs: Engine, names: Iterable[str], checked: str) -> None:
+def _refuse(runs: Engine, checks: Iterable[Rule], checked: str) -> None:
     runs.view("checked", checked)
     complaints = []
-    for name in names:
-        for first in _run(runs, rules()[name], limit=1):
-            [row] = runs.rows(f"SELECT count(DISTINCT trajectory_id) AS n FROM ({runs.compose(rules()[name].sql)})")
+    for rule in checks:
+        for first in _run(runs, rule, limit=1):
+            [row] = runs.rows(f"SELECT count(DISTINCT trajectory_id) AS n FROM ({runs.compose(rule.sql)})")
             more = f" ({row['n']:,} such trajectories)" if row["n"] > 1 else ""
             who = f"trajectory {first.trajectory_id}: " if first.trajectory_id else ""
-            complaints.append(f"{first.where}: {name}: {who}{first.problem}{more}.")
+            complaints.append(f"{first.where}: {rule.name}: {who}{first.problem}{more}.")
     if complaints:
         raise BadData(
             "\n".join(complaints)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from trajkit.console import query_bar
 from trajkit.engines.base import refuse_taken, refuse_unknown
 from trajkit.errors import BadData, OutOfMemory, TrajkitError, UsageError, did_you_mean
-from trajkit.rules import SHARED, closure, code, compose, functions, params_sql, views
+from trajkit.rules import closure, code, compose, functions, params_sql, views
 from trajkit.runs.digests import damaged_files
 from trajkit.runs.listing import all_parts
 from trajkit.runs.object_store import Location, Url, absolute, let_read, locate, side_by_side, told_by_store
@@ -56,7 +56,7 @@ WENT_AWAY = "it went away while it was read, as where `trajkit compact` puts its
 class DuckDBEngine:
     """A runs/ folder opened for queries; `path` may be a URL (`trajkit.runs.object_store`).
 
-    `params` replaces defaults of sql/tables/params.sql by name. `memory_limit` is DuckDB's (None: 1GB);
+    `params` replaces defaults of sql/concepts/params.sql by name. `memory_limit` is DuckDB's (None: 1GB);
     beyond it queries spill to the system's temporary folder. `threads` None means all cores.
     `without` are files to pass over. `allow_read` None: a query may do what the user may. Else queries read
     the runs and these files, and nothing else, so that a rule of somebody else's can be run. A folder
@@ -509,7 +509,7 @@ class DuckDBEngine:
             read = [*closure(views()[name].sql), views()[name]]
             given: set[str] = set()
             if share and "path_segments" in {rule.name for rule in read}:
-                given = {rule.name for rule in read if rule.name in SHARED}
+                given = {rule.name for rule in read if "Materialized" in rule.keys}
                 for rule in read:
                     if rule.name in given - self._shared:
                         self._share(rule)

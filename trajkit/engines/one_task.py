@@ -12,11 +12,10 @@ from trajkit.rules import closure, rules
 def one_task(runs: DuckDBEngine, task_id: str, names: Collection[str]) -> None:
     """Answer the rules `names`, and all that they read, for one task: later queries see that task alone.
 
-    Rules decide task by task. What is taken from the whole folder is the iteration whose rollouts are judged, and what
-    all files say of each task's split and environment. Raises UsageError, naming the closest ids, where no trajectory
-    is of that task.
+    Rules decide task by task. Those whose header says `Scope: all tasks` are answered for the whole folder. Raises
+    UsageError, naming the closest ids, where no trajectory is of that task.
     """
-    whole = ("task_worlds", "current_iteration")
+    whole = [name for name, rule in rules().items() if "Scope" in rule.keys]
     for name in whole:
         runs.make(name, rules()[name].sql)
     with runs.errors():

@@ -378,7 +378,7 @@ def _columns(job: Job, actor: str, settings: Settings, first_seq: int) -> dict[s
 
 
 def verdict(result: Record, success_reward: float) -> str:
-    """solved, failed, no_verdict, drift or error, as sql/tables/outcomes.sql has it with that parameter."""
+    """solved, failed, no_verdict, drift or error, as sql/concepts/outcomes.sql has it with that parameter."""
     row = result.trajectory
     if row["ended"] in ("error", "drift"):
         return str(row["ended"])

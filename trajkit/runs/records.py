@@ -72,7 +72,7 @@ def actions_digest(messages: Iterable[Mapping[str, Any]]) -> str:
     """The digest of the actions among `messages` (rows or chat messages), 32 hex characters.
 
     What counts is content, reasoning, and each tool call's name and arguments, as `canonical_calls` writes them.
-    `sql/tables/action_sequences.sql` computes the same.
+    `sql/concepts/action_sequences.sql` computes the same.
     """
     return _digest(_action_texts(messages, _canonical))
 

@@ -14,9 +14,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from trajkit.console import Rows, cell, shorten
+from trajkit.engines.checks import make_materialized
 from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.engines.one_task import one_task
-from trajkit.rules import OWN, Rule, rules
+from trajkit.rules import OWN, Rule, closure, rules
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,7 +34,8 @@ class Explanation:
     """What a method made of a task.
 
     writes: examples, pairs or values. iteration: whose rollouts were judged; None: there are none. verdicts: rows as in
-    the method's why_ relation. states: for eef, rows of why_recovery_states. trajectories: outcomes by trajectory_id.
+    the method's why_ relation. by_state: whether the method asks
+    which states need recovery; states: then rows of why_recovery_states. trajectories: outcomes by trajectory_id.
     """
 
     task_id: str
@@ -42,6 +44,7 @@ class Explanation:
     iteration: int | None
     instruction: str
     verdicts: list[Row]
+    by_state: bool
     states: list[Row]
     trajectories: dict[str, Row]
 
@@ -69,8 +72,10 @@ def explain(runs: DuckDBEngine, task_id: str, method: Rule) -> Explanation:
     Raises UsageError where there is no such task, or where a user's own method cannot be run.
     """
     writes = _answer_own(runs, method) if method.kind == OWN else method.kind
-    why, recovery = f"why_{method.name}", method.name == "eef"
-    one_task(runs, task_id, ["candidates"] if method.kind == OWN else [why, *["why_recovery_states"] * recovery])
+    why = f"why_{method.name}"
+    recovery = "first_recovery_state" in {rule.name for rule in closure(method.sql)}
+    states = ["why_recovery_states"] * recovery
+    one_task(runs, task_id, ["candidates" if method.kind == OWN else why, *states])
     if method.kind == OWN:
         runs.make(why, rules()[f"why_own_{writes}"].sql)
     first = runs.rows(
@@ -84,6 +89,7 @@ def explain(runs: DuckDBEngine, task_id: str, method: Rule) -> Explanation:
         iteration=runs.rows("SELECT iteration FROM current_iteration")[0]["iteration"],
         instruction=(first[0]["content"] or "") if first else "",
         verdicts=runs.rows(f"SELECT * FROM {why} ORDER BY ALL"),
+        by_state=recovery,
         states=runs.rows("SELECT * FROM why_recovery_states ORDER BY expert_id, step") if recovery else [],
         trajectories={row["trajectory_id"]: row for row in runs.rows("SELECT * FROM outcomes")},
     )
@@ -91,12 +97,11 @@ def explain(runs: DuckDBEngine, task_id: str, method: Rule) -> Explanation:
 
 def _answer_own(runs: DuckDBEngine, method: Rule) -> str:
     """Put the method's answer for all tasks into `chosen`: nobody knows whether it decides task by task."""
-    from trajkit.selection.select import ALWAYS_READ, run_method
+    from trajkit.selection.select import run_method
 
-    for name in ALWAYS_READ:
-        runs.make(name, rules()[name].sql)
+    made = make_materialized(runs)
     writes = run_method(runs, method)
-    for name in ALWAYS_READ:
+    for name in made:
         runs.drop(name)
     return writes
 
@@ -136,7 +141,7 @@ def _section(explained: Explanation, row: Row) -> tuple[int, str]:
             experts = explained.sharing.get(expert_id, [expert_id])
             whose = f"expert{'s' * (len(experts) > 1)} {', '.join(experts)}"
             return 1, f"s_{step} of {whose}, {kind} state"
-        return 0, "s_0, initial state" if explained.method == "eef" else "trajectories"
+        return 0, "s_0, initial state" if explained.by_state else "trajectories"
     beside = f", beside expert {expert_id}" if expert_id else ""
     if kind == "trajectory":
         return 0, f"whole trajectories{beside}"

@@ -18,10 +18,17 @@ from typing import TYPE_CHECKING, Any
 import trajkit
 from trajkit.console import bar, clean
 from trajkit.engines import opened
-from trajkit.engines.checks import conflicts, contradictions, refuse_input, told_conflicts
+from trajkit.engines.checks import (
+    conflicts,
+    contradictions,
+    make_materialized,
+    refuse_input,
+    roles_read,
+    told_conflicts,
+)
 from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import BadData, UsageError, did_you_mean
-from trajkit.rules import OWN, SHARED, Rule, closure, params_read, references, rules
+from trajkit.rules import OWN, Rule, closure, params_read, references, rules
 from trajkit.rules import method as find_method
 from trajkit.runs.atomic import check_out, whole
 from trajkit.runs.object_store import Location, locate
@@ -53,77 +60,12 @@ ANSWERS = {
     ),
     "values": (("trajectory_id", "VARCHAR", ""), ("step", "INTEGER", ""), ("step_reward", "DOUBLE", "")),
 }  # fmt: skip
-# What is wrong with a method's answer (a user's own, or there is a mistake in ours).
-_WRONG_TRAJECTORIES = """
-    count(CASE WHEN t.trajectory_id IS NULL THEN 1 END) AS name_a_trajectory_that_is_not_there,
-    count(CASE WHEN t.trajectory_id IS NOT NULL AND t.split IS DISTINCT FROM 'train' THEN 1 END)
-        AS name_a_trajectory_that_is_not_of_split_train,
-    count(CASE WHEN t.role = 'scorer' THEN 1 END) AS name_a_trajectory_of_the_scorer,
-    count(CASE WHEN t.ended IN ('error', 'drift') THEN 1 END) AS name_a_trajectory_that_ended_in_error_or_drift,
-"""
-WRONG_ANSWERS = {
-    "examples": f"""
-SELECT {_WRONG_TRAJECTORIES}
-    count(CASE WHEN c.kind IS NULL THEN 1 END) AS have_no_kind,
-    count(CASE WHEN c.from_step IS NULL OR c.from_step < 0 OR c.from_step >= t.n_actions THEN 1 END)
-        AS have_a_from_step_at_which_there_is_no_action_to_train_on,
-    count(*) - count(DISTINCT (c.kind, c.trajectory_id, c.expert_id, c.from_step)) AS repeat_another_row
-FROM chosen AS c LEFT JOIN outcomes AS t USING (trajectory_id)
-""",
-    "pairs": f"""
-WITH sides AS (
-    SELECT *, chosen_id AS trajectory_id, TRUE AS is_chosen FROM chosen
-    UNION ALL SELECT *, rejected_id AS trajectory_id, FALSE AS is_chosen FROM chosen
-)
-SELECT {_WRONG_TRAJECTORIES}
-    count(CASE WHEN c.level IS NULL THEN 1 END) AS have_no_level,
-    count(CASE WHEN c.from_step IS NULL OR c.from_step < 0 OR c.from_step >= t.n_actions THEN 1 END)
-        AS have_a_from_step_at_which_a_side_has_no_action,
-    count(CASE WHEN c.end_step <= c.from_step THEN 1 END) AS have_an_end_step_that_is_not_after_from_step,
-    count(CASE WHEN c.is_chosen AND r.trajectory_id IS NOT NULL AND t.trajectory_id IS NOT NULL AND (
-        t.task_id != r.task_id OR c.chosen_id = c.rejected_id
-        OR (c.from_step > 0 AND s.owner_id IS DISTINCT FROM q.owner_id)
-    ) THEN 1 END) AS have_two_sides_that_do_not_share_the_state_at_from_step,
-    (
-        SELECT count(*) - count(DISTINCT (level, chosen_id, rejected_id, from_step, coalesce(end_step, -1))) FROM chosen
-    ) AS repeat_another_row
-FROM sides AS c
-LEFT JOIN outcomes AS t ON c.trajectory_id = t.trajectory_id
-LEFT JOIN outcomes AS r ON c.rejected_id = r.trajectory_id
-LEFT JOIN path_segments AS s
-    ON c.chosen_id = s.trajectory_id AND s.first_step < c.from_step AND c.from_step <= s.end_step
-LEFT JOIN path_segments AS q
-    ON c.rejected_id = q.trajectory_id AND q.first_step < c.from_step AND c.from_step <= q.end_step
-""",
-    "values": f"""
-SELECT {_WRONG_TRAJECTORIES}
-    count(CASE WHEN c.step IS NULL OR c.step < t.branch_step OR c.step >= t.n_actions THEN 1 END)
-        AS have_a_step_at_which_the_trajectory_took_no_action_itself,
-    count(CASE WHEN NOT coalesce(isfinite(c.step_reward), FALSE) THEN 1 END) AS have_no_finite_step_reward,
-    count(*) - count(DISTINCT (c.trajectory_id, c.step)) AS repeat_another_row
-FROM chosen AS c LEFT JOIN outcomes AS t USING (trajectory_id)
-""",
-}
-# How the summary counts what was chosen: rows of kind, n, n_trained_steps and n_expert_steps.
-COUNTED = {
-    "examples": "SELECT kind, count(*) AS n, sum(n_trained_steps)::BIGINT AS n_trained_steps, "
-    "sum(n_expert_steps)::BIGINT AS n_expert_steps FROM selected GROUP BY kind ORDER BY kind",
-    "pairs": "SELECT level AS kind, count(*) AS n, sum(n_chosen_steps + n_rejected_steps)::BIGINT AS n_trained_steps "
-    "FROM selected GROUP BY level ORDER BY level",
-    "values": "SELECT t.role AS kind, count(*) AS n, sum(n_values)::BIGINT AS n_trained_steps FROM selected AS s "
-    "JOIN outcomes AS t USING (trajectory_id) GROUP BY t.role ORDER BY t.role",
-}
-# What was chosen and is not in `selected`.
-NOT_WRITTEN = {
-    "examples": "SELECT (SELECT count(*) FROM chosen) - (SELECT count(*) FROM selected) AS n",
-    "pairs": "SELECT (SELECT count(*) FROM chosen) - (SELECT count(*) FROM selected) AS n",
-    "values": "SELECT (SELECT count(DISTINCT trajectory_id) FROM chosen) - (SELECT count(*) FROM selected) AS n",
-}
+# What counts the rows that an answer would write, if none of them were without loss.
+IDENTIFIES = {"examples": "*", "pairs": "*", "values": "DISTINCT trajectory_id"}
 # Pairs are made of failures too, so that it failed is no reason.
 _NO_PAIR = {"not solved": "not solved, in no pair", "solved, not chosen": "solved, in no pair"}
 # What `choose` leaves for `trajkit.selection.assemble`, each after those it reads.
 LAID_OUT = ("selected", "excerpts", "selected_paths", "selected_tools", "tool_definitions")
-ALWAYS_READ = ("task_worlds", "outcomes", "path_segments")  # by the checks and the summary, whatever the method
 
 
 @dataclass(frozen=True)
@@ -241,7 +183,7 @@ def select(
     """Write the examples, pairs or values that `method` chooses from `runs` to the Parquet file `out`.
 
     `method` is a built-in's name or the path of a .sql file. `params` replace the defaults of
-    sql/tables/params.sql. With `out` None everything is done but the writing. `engine` is duckdb,
+    sql/concepts/params.sql. With `out` None everything is done but the writing. `engine` is duckdb,
     to which `memory_limit` (None: 1GB) and `threads` (None: all cores) are told, or spark, with
     `master` its cluster (None: as Spark is configured). The file appears whole or not at all; the
     same input gives the same bytes whatever its order, its split over files, the engine and the
@@ -316,16 +258,13 @@ def choose(runs: Engine, rule: Rule) -> Summary:
     with runs.shown(f"choosing by {rule.name}"):
         if "messages" in {name for read in (rule, *closure(rule.sql)) for name in references(read.sql)}:
             runs.verify_messages()
-        for name in ALWAYS_READ:
-            runs.make(name, rules()[name].sql)
+        make_materialized(runs)
         refuse_input(runs, rule)
-        for shared in closure(rule.sql, given=runs.made):
-            if shared.name in SHARED:
-                runs.make(shared.name, shared.sql)
+        make_materialized(runs, rule)
         writes = run_method(runs, rule)
         runs.make("selected", rules()[f"selected_{writes}"].sql)
         runs.make("excerpts", rules()[f"{writes.removesuffix('s')}_excerpts"].sql)
-        for row in runs.rows("SELECT * FROM excerpts WHERE suffix IS NOT NULL AND suffix_seq IS NULL LIMIT 1"):
+        for row in runs.rows(runs.compose(rules()["prompts_missing"].sql))[:1]:
             raise BadData(
                 f"{runs.path}: trajectory {row['trajectory_id']}: nothing is said before its first action, so no "
                 f"prompt could end with the suffix of {rule.name}. Take it out, or import it with its instruction."
@@ -344,7 +283,7 @@ def run_method(runs: Engine, rule: Rule) -> str:
     try:
         runs.make("answer", rule.sql)
     except UsageError as error:
-        raise UsageError(f"{rule.path}: {error}{_missing_param(runs, str(error))}") from error
+        raise UsageError(f"{rule.path}: {error}{missing_param(runs, str(error))}") from error
     columns = set(runs.columns("answer"))
     writes = "pairs" if columns & {"chosen_id", "rejected_id"} else "values" if "step_reward" in columns else "examples"
     if missing := [name for name in NEEDED[writes] if name not in columns]:
@@ -361,14 +300,13 @@ def run_method(runs: Engine, rule: Rule) -> str:
         runs.make("chosen", f"SELECT {taken} FROM answer")
     except (BadData, UsageError) as error:
         raise UsageError(f"{rule.path}: a column of its answer has the wrong type: {first_line(error)}") from error
-    [bad] = runs.rows(WRONG_ANSWERS[writes])
-    for problem, n in bad.items():
-        if n:
-            raise UsageError(f"{rule.path}: {n:,} rows of its answer {problem.replace('_', ' ')}.")
+    if problems := runs.rows(f"{runs.compose(rules()[f'wrong_{writes}'].sql)} ORDER BY problem"):
+        found = "; ".join(f"{row['n']:,} rows of its answer {row['problem']}" for row in problems)
+        raise UsageError(f"{rule.path}: {found}.")
     return writes
 
 
-def _missing_param(runs: Engine, said: str) -> str:
+def missing_param(runs: Engine, said: str) -> str:
     """What to add to an engine's error about a column that is a parameter, or may be meant for one."""
     lacks = re.search(
         r'(?:column named|[Cc]olumn(?: or function parameter)?(?: with name)?) ["`](?:\w+[`.]+)?(\w+)["`]', said
@@ -383,41 +321,43 @@ def _missing_param(runs: Engine, said: str) -> str:
 
 
 def _summary(runs: Engine, rule: Rule, writes: str) -> Summary:
-    used = " ".join([rule.sql, *(part.sql for part in closure(rule.sql) if part.name != "params")])
-    # what a method says it does not read (role != 'scorer') is not missed
-    asked = re.sub(r"--[^\n]*|(?:!=|<>)\s*'\w*'|\bNOT\s+IN\s*\([^)]*\)", "", used, flags=re.IGNORECASE)
-    read = [role for role in ROLES if f"'{role}'" in asked]
+    read = [role for role in ROLES if role in roles_read(rule)]
     reads = params_read(rule)
     params = {name: value for name, value in runs.rows("SELECT * FROM params")[0].items() if name in reads}
     tasks = runs.rows(runs.compose(rules()["task_counts"].sql))[0]
     roles = {row["role"] for row in runs.rows("SELECT DISTINCT role FROM outcomes")}
     names = {used.name for used in closure(rule.sql)}
     recovery = "first_recovery_state" in names
+    one = writes.removesuffix("s")
     fingerprint = runs.rows(runs.compose(rules()["input_fingerprint"].sql))[0]["fingerprint"]
     return Summary(
         method=rule.name,
         writes=writes,
         params=params,
         iteration=runs.rows(runs.compose("SELECT iteration FROM current_iteration"))[0]["iteration"],
-        n_trajectories=runs.rows("SELECT count(*) AS n FROM outcomes")[0]["n"],
+        n_trajectories=_count(runs, "outcomes", "*"),
         n_tasks=tasks["n_tasks"],
         n_solved_tasks=tasks["n_solved"],
         n_selected_tasks=tasks["n_selected"],
-        kinds=runs.rows(COUNTED[writes]),
+        kinds=runs.rows(f"{runs.compose(rules()[f'{one}_counts'].sql)} ORDER BY kind"),
         left_out=[
             row | {"reason": _NO_PAIR.get(row["reason"], row["reason"]) if writes == "pairs" else row["reason"]}
             for row in runs.rows(runs.compose(rules()["left_out"].sql))
         ],
-        n_recovery_states=runs.rows(runs.compose("SELECT count(*) AS n FROM first_recovery_state"))[0]["n"]
-        if recovery
-        else None,
+        n_recovery_states=_count(runs, "first_recovery_state", "*") if recovery else None,
         n_contradictions=contradictions(runs),
-        n_without_loss=runs.rows(NOT_WRITTEN[writes])[0]["n"],
+        n_without_loss=_count(runs, "chosen", IDENTIFIES[writes]) - _count(runs, "selected", "*"),
         unknown_columns=_unknown_columns(runs, writes) if rule.kind == "own" else [],
         input_fingerprint=f"{int(fingerprint or 0):x}",
         no_role=[role for role in read if role not in roles] if roles and len({*read} & roles) < 2 else [],
         conflicts=conflicts(runs),
     )
+
+
+def _count(runs: Engine, relation: str, what: str) -> int:
+    [row] = runs.rows(runs.compose(f"SELECT count({what}) AS n FROM {relation}"))
+    found: int = row["n"]
+    return found
 
 
 def _unknown_columns(runs: Engine, writes: str) -> list[str]:

@@ -3,6 +3,7 @@
 -- first_step <= step < end_step are the owner's own. Empty stretches have no row.
 -- The path of a branch is its parent's path up to branch_step, then its own actions, to any depth.
 -- Two paths hold the same first i actions (i >= 1) when the same owner owns action i - 1 in both.
+-- Materialized: yes.
 WITH RECURSIVE parents AS MATERIALIZED (
     -- what something branched from: few
     SELECT

@@ -1,6 +1,7 @@
 -- simulated_states: the expert states that were simulated in the current iteration, each beside the one before it.
 -- One row per (expert, step) of branch_points of the current iteration with an outcome, s_0 included.
 --   previous_step, previous_solved  the simulated state before it in order of step; null for the first
+-- Plans: skip_length.
 -- Source: EEF, section 3.2, "important state selection" (https://arxiv.org/abs/2504.13145).
 SELECT
     b.expert_id,

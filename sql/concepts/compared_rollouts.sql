@@ -2,6 +2,7 @@
 -- One row per (expert, policy rollout of the current iteration from one of its states) where both act there and have an
 -- outcome.
 --   expert_value, rollout_value  as in `outcomes`
+-- Plans: every_step.
 -- Source: IPR, section 3.3 (https://arxiv.org/abs/2406.11176); ETO, appendix C (https://arxiv.org/abs/2403.02502).
 SELECT
     r.expert_id,

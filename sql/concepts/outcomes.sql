@@ -5,6 +5,7 @@
 --   solved        the environment's verdict, else reward >= success_reward; null: no outcome
 --   value         what pairs and values compare: the reward, else 1 for a success and 0 for a failure; null: no outcome
 -- A trajectory that ended in error or drift, or has neither success nor reward, is no outcome: no rule counts it.
+-- Materialized: yes.
 SELECT
     t.trajectory_id,
     t.task_id,

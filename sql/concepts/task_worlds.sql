@@ -4,6 +4,8 @@
 --   env, split  null: nobody says one (the split is then train), or two are said
 --   problem     what speaks against the task: two splits, else two environments are said; null: nothing.
 --               No rule takes a trajectory of a task with a problem
+-- Materialized: yes.
+-- Scope: all tasks.
 WITH said AS (
     SELECT
         task_id,

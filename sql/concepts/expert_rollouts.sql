@@ -3,6 +3,7 @@
 -- A rollout from s_0 starts from s_0 of every expert of its task. A branch starts from a state of every expert whose
 -- path holds the action before it, whichever trajectory the rollout names as its parent.
 --   solved, value  the rollout's, as in `outcomes`
+-- Materialized: yes.
 -- Source: EEF, Algorithm 1, lines 6-8 (https://arxiv.org/abs/2504.13145), and IPR, eq. 6
 -- (https://arxiv.org/abs/2406.11176).
 WITH rollouts AS (

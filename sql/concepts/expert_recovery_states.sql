@@ -3,6 +3,7 @@
 -- included; the smallest step that is not solved while the simulated state before it is.
 -- Experts whose paths run through one state share it: the same trajectory took the action before it (owner_id).
 --   first_expert_id  of the experts that share the state the one with the smallest id
+-- Materialized: yes.
 -- Source: EEF, section 3.2, "important state selection" (https://arxiv.org/abs/2504.13145).
 WITH turns AS (
     SELECT
