@@ -30,6 +30,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 def pytest_runtest_setup() -> None:
     os.environ.pop("COLUMNS", None)  # readline sets it for the processes of `pytest -n`: output would be wrapped there
+    os.environ.pop("PYTHONUNBUFFERED", None)  # it would hide what waits in a buffer, and users do not set it
 
 
 @pytest.fixture(scope="session")

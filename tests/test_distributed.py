@@ -166,7 +166,7 @@ def test_two_processes_have_the_curve_of_one(
         assert (shared["step"], shared["lr"], shared["tokens"]) == (alone["step"], alone["lr"], alone["tokens"])
         if alone["step"] == 0:  # margins are 0 there, up to rounding
             assert alone.pop("accuracy", 0.0) <= 1.0 >= shared.pop("accuracy", 0.0)
-        assert shared == pytest.approx(alone, rel=0, abs=1e-5)
+        assert shared == pytest.approx(alone, rel=5e-6, abs=1e-5)  # float32, added up in another order
     assert len({line["loss"] for line in one}) == SMALL.steps and one[0]["grad_norm"] > SMALL.clip
     there = sorted(path.relative_to(made) for path in made.rglob("*"))
     assert there == sorted(path.relative_to(two / name / "model") for path in (two / name / "model").rglob("*"))

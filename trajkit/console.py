@@ -34,8 +34,9 @@ def shorten(text: str, width: int) -> str:
 def prints_to_stderr() -> Iterator[None]:
     """What is printed inside, by Python, by C or by a process started there, goes to stderr: stdout is for data."""
     kept = None
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    streams = {id(stream): stream for stream in (sys.stdout, sys.__stdout__) if stream is not None}.values()
+    for stream in streams:
+        stream.flush()
     with suppress(OSError):  # one of the two is closed: then only Python's prints can be turned
         kept = os.dup(1)
         os.dup2(2, 1)
@@ -43,6 +44,9 @@ def prints_to_stderr() -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     finally:
+        for stream in streams:  # what was written to them inside, past the redirection, and waits in a buffer
+            with suppress(OSError, ValueError):
+                stream.flush()
         if kept is not None:
             import ctypes
 

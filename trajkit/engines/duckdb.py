@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from trajkit.console import query_bar
-from trajkit.engines.base import refuse_taken, refuse_unknown
+from trajkit.engines.base import column_meanings, refuse_taken, refuse_unknown
 from trajkit.errors import BadData, OutOfMemory, TrajkitError, UsageError, did_you_mean
 from trajkit.rules import closure, code, compose, functions, params_sql, views
 from trajkit.runs.digests import damaged_files
@@ -454,6 +454,7 @@ class DuckDBEngine:
         yield from self._table_statements(live)
         for name in views():
             yield from self._view_statements(name)
+            yield from _column_statements(name, self.columns(name))
 
     def _table_statements(self, live: bool = False) -> Iterator[str]:
         for table in TABLES:
@@ -488,6 +489,8 @@ class DuckDBEngine:
         try:
             with self.errors():
                 self._define(self._undefined if lists else words & self._undefined - own - self.made, not lists)
+                if lists:
+                    self._comment_columns()
                 try:
                     return run()
                 except duckdb.CatalogException:
@@ -517,6 +520,17 @@ class DuckDBEngine:
                 for statement in self._view_statements(name, given):
                     self.con.execute(statement)
                 self._undefined.discard(name)  # only now: a part that goes away makes the statement fail
+
+    def _comment_columns(self) -> None:
+        """Say what the columns of the views mean. It takes a while, so it waits until somebody asks for such things."""
+        found: dict[str, list[str]] = {}
+        for view, column in self.con.execute(
+            "SELECT table_name, column_name FROM duckdb_columns() WHERE schema_name = 'main' AND comment IS NULL"
+        ).fetchall():
+            found.setdefault(view, []).append(column)
+        for name in found.keys() & views().keys():
+            for statement in _column_statements(name, found[name]):
+                self.con.execute(statement)
 
     def _share(self, rule: Rule) -> None:
         """Put a rule's answer into a table, over which its view is."""
@@ -564,3 +578,8 @@ class DuckDBEngine:
 
     def _source(self, table: str, options: str = "") -> str:
         return source_of(*self.files[table], options=options, alike=table in self._alike)
+
+
+def _column_statements(view: str, columns: Sequence[str]) -> Iterator[str]:
+    for column, meaning in column_meanings(view, columns).items():
+        yield f"COMMENT ON COLUMN main.{view}.{identifier(column)} IS {quoted(meaning)}"
