@@ -108,7 +108,8 @@ def column_meanings(name: str, columns: Iterable[str]) -> dict[str, str]:
     column of that name. A column of which nobody says anything is left out.
     """
     rule = rules()[name]
-    found = {field.name: field.doc for table in TABLES if table in _tables_read(rule) for field in TABLES[table]}
+    read = _tables_read(rule)
+    found = {field.name: field.doc for table in reversed(TABLES) if table in read for field in TABLES[table]}
     for part in (*closure(rule.sql), rule):
         found |= part.column_comments
     return {column: found[column] for column in columns if column in found}
