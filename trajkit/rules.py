@@ -89,9 +89,19 @@ class Rule:
 
     @property
     def column_comments(self) -> dict[str, str]:
-        """What is said behind the columns of the last SELECT, by column."""
+        """What is said of the columns of the last SELECT, behind each or on the lines above it."""
         final = re.split(r"^\)\n", self.sql, flags=re.MULTILINE)[-1]
-        return dict(re.findall(r"^ +(?:.*\W)?(\w+),? -- (.+)$", final, re.MULTILINE))
+        found: dict[str, str] = {}
+        above: list[str] = []
+        for line in final.splitlines():
+            if line.startswith("    -- "):
+                above.append(line.removeprefix("    -- "))
+                continue
+            column = re.match(r" +(?:.*\W)?(\w+),?(?: -- (.+))?$", line)
+            if column and (column[2] or above):
+                found.setdefault(column[1], column[2] or " ".join(above))
+            above.clear()
+        return found
 
 
 def sql_folder() -> Path:
@@ -404,8 +414,8 @@ def materialized(read: Iterable[Rule], given: Collection[str] = ()) -> list[Rule
 def planned_rollouts(asked: Sequence[Rule]) -> str:
     """The SQL of all rollouts that these plans ask for, with the columns `PLANNED`; parent_id is null from s_0."""
     columns = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in PLANNED.items())
-    answers = (f"(\n{rule.sql}\n) AS own" if rule.kind == OWN else rule.name for rule in asked)
-    return " UNION ".join(f"SELECT {columns} FROM {answer}" for answer in answers)
+    each = {rule.name: "DISTINCT " * (rule.kind == OWN) for rule in asked}  # one's own may ask for a rollout twice
+    return " UNION ".join(f"SELECT {distinct}{columns} FROM {name}" for name, distinct in each.items())
 
 
 def missing_rollouts(asked: Sequence[Rule]) -> str:

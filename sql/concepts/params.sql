@@ -21,8 +21,9 @@ SELECT
     CAST(NULL AS VARCHAR) AS scorer,
     -- apt: policy rollouts per expert and iteration
     CAST(10 AS INTEGER) AS budget,
-    -- nat: what the prompt of a right, and of a wrong trajectory ends with (after the paper's)
+    -- nat: what the prompt of a solved trajectory ends with (after the paper's)
     CAST('Please generate a solution that correctly answers the question.' AS VARCHAR) AS right_prompt,
+    -- nat: what the prompt of a failed trajectory ends with (after the paper's)
     CAST('Please generate a solution that incorrectly answers the question.' AS VARCHAR) AS wrong_prompt,
     -- skill: which actions count, an RE2 regular expression
     CAST('(?i)click\[next' AS VARCHAR) AS action_pattern

@@ -58,7 +58,7 @@ def command(
     """
     from trajkit.engines import opened
     from trajkit.engines.checks import conflicts, told_conflicts
-    from trajkit.exploration.pending import readable, refuse_wrong_plans
+    from trajkit.exploration.pending import answered, readable
     from trajkit.rules import missing_rollouts
     from trajkit.rules import plan as find_plan
 
@@ -68,8 +68,7 @@ def command(
     if engine == "spark" and limit is not None:
         raise UsageError("--plan FILE.sql needs --engine duckdb: on Spark a file of SQL can do whatever Spark may.")
     with opened(runs, params, engine=engine, master=master, allow_read=limit) as folder:
-        refuse_wrong_plans(folder, asked)
-        missing = missing_rollouts(asked)
+        missing = missing_rollouts(answered(folder, asked))
         print_rows(folder, missing, form)
         [counts] = folder.rows(f"SELECT count(*) AS n, count(DISTINCT task_id) AS n_tasks FROM ({missing}) AS p")
         click.echo(f"{counts['n']:,} rollouts of {counts['n_tasks']:,} tasks", err=True)

@@ -111,7 +111,8 @@ def column_meanings(name: str, columns: Iterable[str]) -> dict[str, str]:
     read = _tables_read(rule)
     found = {field.name: field.doc for table in reversed(TABLES) if table in read for field in TABLES[table]}
     for part in (*closure(rule.sql), rule):
-        found |= part.column_comments
+        if part.name != "params" or part is rule:  # a rule reads its values; its columns are none of theirs
+            found |= part.column_comments
     return {column: found[column] for column in columns if column in found}
 
 

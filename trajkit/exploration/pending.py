@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, cast
 
@@ -162,38 +162,40 @@ def readable(
     return allow_read if any(rule.kind == OWN for rule in plans) else None
 
 
-def refuse_wrong_plans(runs: Engine, plans: Sequence[Rule]) -> None:
-    """Raise UsageError, which names the file, for a user's own plan whose answer is not rollouts that can be made."""
-    for rule in plans:
-        if rule.kind != OWN:
-            continue
-        try:
-            runs.view("answer", rule.sql)
-            columns = runs.columns("answer")
-        except UsageError as error:
-            raise UsageError(f"{rule.path}: {error}{missing_param(runs, str(error))}") from error
-        if missing := [name for name in PLANNED if name not in columns]:
-            raise UsageError(
-                f"{rule.path}: its answer has no column {', '.join(missing)} (it has {', '.join(sorted(columns))}). "
-                f"A plan gives a row per rollout: {', '.join(PLANNED)}."
-            )
-        try:
-            runs.view(
-                "planned",
-                f"SELECT {', '.join(f'CAST({n} AS {kind}) AS {n}' for n, kind in PLANNED.items())} FROM answer",
-            )
-            problems = runs.rows(f"{runs.compose(rules()['wrong_rollouts'].sql)} ORDER BY problem")
-            roles = {row["role"] for row in runs.rows("SELECT DISTINCT role FROM planned")}
-        except (BadData, UsageError) as error:
-            raise UsageError(f"{rule.path}: a column of its answer has the wrong type: {first_line(error)}") from error
-        if problems:
-            found = "; ".join(f"{row['n']:,} rows of the plan {row['problem']}" for row in problems)
-            raise UsageError(f"{rule.path}: {found}.")
-        if others := roles - {role := plan_role(rule)}:
-            raise UsageError(
-                f"{rule.path}: its rows have the role {', '.join(sorted(map(str, others)))}, its header says {role}. "
-                "`-- Role: scorer.` (or policy) in its header says whose rollouts it asks for."
-            )
+def answered(runs: Engine, plans: Sequence[Rule]) -> list[Rule]:
+    """The plans, each user's own one answered into a table (`runs.drop` forgets it), whose name it then has.
+
+    Raises UsageError, which names the file, for an own plan whose answer is not rollouts that can be made.
+    """
+    return [_answered(runs, rule, f"own_plan_{k}") if rule.kind == OWN else rule for k, rule in enumerate(plans)]
+
+
+def _answered(runs: Engine, rule: Rule, name: str) -> Rule:
+    try:
+        runs.make(name, rule.sql)
+    except UsageError as error:
+        raise UsageError(f"{rule.path}: {error}{missing_param(runs, str(error))}") from error
+    if missing := [column for column in PLANNED if column not in (columns := runs.columns(name))]:
+        raise UsageError(
+            f"{rule.path}: its answer has no column {', '.join(missing)} (it has {', '.join(sorted(columns))}). "
+            f"A plan gives a row per rollout: {', '.join(PLANNED)}."
+        )
+    made = replace(rule, name=name)
+    try:
+        runs.view("planned", planned_rollouts([made]))
+        problems = runs.rows(f"{runs.compose(rules()['wrong_rollouts'].sql)} ORDER BY problem")
+        roles = {row["role"] for row in runs.rows("SELECT DISTINCT role FROM planned")}
+    except (BadData, UsageError) as error:
+        raise UsageError(f"{rule.path}: a column of its answer has the wrong type: {first_line(error)}") from error
+    if problems:
+        found = "; ".join(f"{row['n']:,} rows of the plan {row['problem']}" for row in problems)
+        raise UsageError(f"{rule.path}: {found}.")
+    if others := roles - {role := plan_role(rule)}:
+        raise UsageError(
+            f"{rule.path}: its rows have the role {', '.join(sorted(map(str, others)))}, its header says {role}. "
+            "`-- Role: scorer.` (or policy) in its header says whose rollouts it asks for."
+        )
+    return made
 
 
 def without_conflicts(runs: str | os.PathLike[str], tasks: Mapping[str, Task]) -> tuple[dict[str, Task], list[str]]:
@@ -235,9 +237,12 @@ def pending(
 ) -> list[Rollout]:
     """The plan minus done, grouped by parent and sorted, so that one replay serves all states of a parent."""
     if settings.role != "expert" and settings.split == "train":
-        refuse_wrong_plans(recorded, plans)
-        wanted = {_rollout(row) for row in recorded.rows(planned_rollouts(plans))}
-        done = wanted - {_rollout(row) for row in recorded.rows(missing_rollouts(plans))}
+        asked = answered(recorded, plans)
+        wanted = {_rollout(row) for row in recorded.rows(planned_rollouts(asked))}
+        done = wanted - {_rollout(row) for row in recorded.rows(missing_rollouts(asked))}
+        for rule in asked:
+            if rule.kind == OWN:
+                recorded.drop(rule.name)
     else:
         wanted = {Rollout(task_id, None, 0, sample) for task_id in tasks for sample in range(samples)}
         done = {
