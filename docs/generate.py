@@ -139,19 +139,24 @@ def tables() -> str:
 
 def rules() -> str:
     """docs/rules.md."""
-    from trajkit.rules import rules
+    from trajkit.engines.base import column_meanings
+    from trajkit.engines.duckdb import DuckDBEngine
+    from trajkit.rules import rules, views
 
+    with tempfile.TemporaryDirectory() as empty, DuckDBEngine(empty) as runs:
+        meanings = {name: column_meanings(name, runs.columns(name)) for name in views()}
     about = {
         "concepts": "Concepts that the methods are made of. Each is a view of `trajkit sql`.",
         "plan": "Plans: which rollouts to make. Each is a view; `trajkit plan` and `explore --plan` take its name.",
         "examples": "Methods: what to train on. Each is a view; `select --method` takes its name.",
         "pairs": "Methods that give pairs: what to prefer. Each is a view; `select --method` takes its name.",
         "values": "Methods that give values of actions. Each is a view; `select --method` takes its name.",
-        "report": "Reports: how well it goes. Each is a view of `trajkit sql`.",
-        "explain": "What `trajkit explain` says of a task.",
-        "select": "How `select` writes a method's answer.",
-        "checks": "Checks: what `validate` finds, and what `select` refuses when it matters to its answer.",
-        "warnings": "Warnings: what `validate` finds that may be no mistake.",
+        "report": "Reports: how good the trajectories are. Each is a view of `trajkit sql`.",
+        "explain": "What `trajkit explain` reports for a task.",
+        "select": "The steps by which `select` writes a method's answer. They are not views.",
+        "explore": "What `explore` checks. It is not a view.",
+        "checks": "Checks: what `validate` finds, and what `select` refuses where it could change the answer.",
+        "warnings": "Warnings: what `validate` finds that may not be a mistake.",
     }
     found = list(rules().values())
     kinds = [kind for kind in about if any(rule.kind == kind for rule in found)]
@@ -169,6 +174,11 @@ def rules() -> str:
                 lines += ["", f"### [{rule.name}](../sql/{kind}/{rule.name}.sql)", ""]
                 lines += [title.partition(": ")[2] or title]
                 lines += ["", "```text", rest, "```"] if rest else []
+                if columns := meanings.get(rule.name):
+                    lines += ["", "| column | meaning |", "|---|---|"]
+                    lines += [
+                        f"| {name} | {meaning.replace('|', chr(92) + '|')} |" for name, meaning in columns.items()
+                    ]
     return "\n".join(lines) + "\n"
 
 

@@ -46,8 +46,6 @@ from trajkit.exploration.env import key_values, load_env, load_policy
 from trajkit.exploration.explore import Settings as Rollouts
 from trajkit.exploration.explore import explore
 from trajkit.exploration.policies import AsyncPolicy, Sampling, Suffixed
-from trajkit.rules import closure
-from trajkit.rules import method as find_method
 from trajkit.runs.atomic import make_folder, rename, sync_below, write_whole
 from trajkit.selection.dataset import kind
 from trajkit.selection.select import select
@@ -207,9 +205,8 @@ def _play(run: Path, settings: Settings, k: int, theta: Path) -> None:
 
 def _score(run: Path, settings: Settings, k: int, theta: Path) -> None:
     """Have theta-0, the scorer, play on after the experts' and theta-k's actions, where step rewards are asked for."""
-    methods = [find_method(name) for name in (settings.loop.method, settings.loop.then) if name]
     scored = theta / "scored.json"
-    if scored.exists() or "step_rewards" not in {rule.name for found in methods for rule in closure(found.sql)}:
+    if scored.exists() or not settings.scorer_plans:
         return
     _say(run, f"theta-{k}: scores")
     given = settings.explore
@@ -222,7 +219,7 @@ def _score(run: Path, settings: Settings, k: int, theta: Path) -> None:
     try:
         with _policies(run / "theta-0", settings, [sampling], "theta-0", _suffix(run, settings, 0)) as [scorer]:
             counts = explore(
-                run / "runs", env, scorer, plans=["score_expert", "score_policy"], settings=rollouts,
+                run / "runs", env, scorer, plans=settings.scorer_plans, settings=rollouts,
                 params=_rules(settings), make_env=make_env,
             )  # fmt: skip
     finally:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from trajkit.errors import UsageError, did_you_mean
+from trajkit.rules import method, plan, plan_role, plans_of
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -97,7 +98,7 @@ class Loop:
 
     `iterations` is the paper's I, fine-tunings in all: behaviour cloning and I - 1 times explore, select, train.
     `clone` is the method of the first one. `then`: a second method, whose pairs each later one goes on with.
-    `plans` None: initial, and skip_length or every_step where the method asks for more; empty: no exploring.
+    `plans` None: initial, and what the method's header or a rule that it reads names; empty: no exploring.
     `start`: each training goes on from the last one's model (theta) or begins again from the base model.
     `select`: parameters of the rules, as `trajkit select --set`. `model`: the base model's folder; None: from scratch.
     `skills`: actions whose use in solved test tasks is reported (EEF, Table 4), name -> RE2 pattern.
@@ -126,16 +127,6 @@ class Scratch:
     seed: int = 0
 
 
-# Beside initial, what the built-in methods want simulated.
-_PLANS = {
-    "eef": "skip_length",
-    "eef_pairs": "skip_length",
-    "eto_step": "every_step",
-    "eto_mixture": "every_step",
-    "ipr": "every_step",
-}
-
-
 @dataclass(frozen=True)
 class Settings:
     """All of them. `clone_train` overrides `train` for behaviour cloning, `pair_train` where the data are pairs."""
@@ -152,8 +143,18 @@ class Settings:
         """What is simulated in every iteration."""
         if self.loop.plans is not None:
             return self.loop.plans
-        further = [_PLANS[method] for method in (self.loop.method, self.loop.then) if method in _PLANS]
-        return ("initial", *dict.fromkeys(further))
+        return ("initial", *self._wanted("policy"))
+
+    @property
+    def scorer_plans(self) -> tuple[str, ...]:
+        """What the scorer plays on from in every iteration; empty: no method asks for step rewards."""
+        return self._wanted("scorer")
+
+    def _wanted(self, role: str) -> tuple[str, ...]:
+        """The plans that the methods, or what they read, name in their headers."""
+        methods = [method(name) for name in (self.loop.method, self.loop.then) if name]
+        named = dict.fromkeys(name for rule in methods for name in plans_of(rule))
+        return tuple(name for name in named if plan_role(plan(name)) == role)
 
     def training(self, k: int, kind: str = "examples") -> Train:
         """The settings of the k-th training, 0 being behaviour cloning, on data of a kind (examples, pairs, values)."""
