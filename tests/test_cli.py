@@ -221,3 +221,17 @@ def test_summaries_as_json(tmp_path: Path) -> None:
     write_run(runs / "bad", pair("e\x9b2J", role="\x1b[2J"))
     wrong = told("validate", runs, code=3)
     assert wrong["n_mistakes"] == len(wrong["mistakes"]) == sum(wrong["by_check"].values()) > 0
+
+
+@pytest.mark.parametrize("command", ["validate", "compact", "plan", "report"])
+def test_runs_by_position_and_by_name(command: str, tmp_path: Path) -> None:
+    """Commands that have no other argument take the folder either way, once."""
+    runs = write_run(tmp_path / "runs", pair("e", n_steps=2, reward=1.0))
+    more = {"plan": ["--plan", "initial"], "report": ["--out", tmp_path / "report.html"]}.get(command, [])
+    by_position = trajkit(command, runs, *more)
+    assert by_position.code == 0
+    assert trajkit(command, "--runs", runs, *more).code == trajkit(command, "--input", runs, *more).code == 0
+    twice = trajkit(command, runs, "--runs", runs, *more)
+    assert (twice.code, "say it once" in twice.err) == (2, True)
+    missing = trajkit(command, *more)
+    assert (missing.code, "'RUNS'" in missing.err and "'--runs'" in missing.err) == (2, True)

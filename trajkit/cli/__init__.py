@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
@@ -136,6 +137,25 @@ def _stop(message: str, code: int, name: str = "trajkit: ") -> None:
 def runs_option(help: str = "The folder of runs.") -> Decorator:
     """--runs, and --input as its alias."""
     return click.option("--runs", "--input", "runs", required=True, type=click.Path(), metavar="FOLDER", help=help)
+
+
+def runs_argument(help: str = "The folder of runs, in place of RUNS.") -> Decorator:
+    """RUNS, or --runs (--input) in its place: for commands that have no other argument."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def command(*args: Any, folder: str | None, runs: str | None, **more: Any) -> Any:
+            if folder is not None and runs is not None:
+                raise UsageError(f"RUNS is {folder} and --runs is {runs}: say it once, for it has one value.")
+            if folder is None and runs is None:
+                raise UsageError("Missing argument 'RUNS' (or the option '--runs').")
+            return function(*args, runs=runs if folder is None else folder, **more)
+
+        by_name = click.option("--runs", "--input", "runs", type=click.Path(), metavar="FOLDER", help=help)
+        by_position = click.argument("folder", required=False, type=click.Path(), metavar="[RUNS]")
+        return by_position(by_name(command))
+
+    return decorate
 
 
 def set_option() -> Decorator:

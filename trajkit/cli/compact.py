@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from trajkit.cli import Command, json_option, memory_option, print_json
+from trajkit.cli import Command, json_option, memory_option, print_json, runs_argument
 
 
 @click.command(cls=Command)
-@click.argument("runs", type=click.Path())
+@runs_argument()
 @click.option("--dry-run", is_flag=True, help="Write and remove nothing; say what would become of what.")
 @memory_option()
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for queries.  [default: all cores]")

@@ -11,7 +11,7 @@ from trajkit.cli import (
     engine_options,
     plan_names,
     rule_params,
-    runs_option,
+    runs_argument,
     set_option,
 )
 from trajkit.cli.sql import FORMATS, print_rows
@@ -19,7 +19,7 @@ from trajkit.errors import UsageError
 
 
 @click.command(cls=Command)
-@runs_option()
+@runs_argument()
 @click.option(
     "--plan",
     "plans",

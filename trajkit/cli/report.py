@@ -13,13 +13,13 @@ from trajkit.cli import (
     method_names,
     print_json,
     rule_params,
-    runs_option,
+    runs_argument,
     set_option,
 )
 
 
 @click.command(cls=Command)
-@runs_option("The folder of runs to report on.")
+@runs_argument()
 @click.option("--out", required=True, type=click.Path(), metavar="FILE", help="The HTML file to write.")
 @click.option(
     "--method",

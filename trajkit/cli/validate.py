@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from trajkit.cli import Command, json_option, print_json
+from trajkit.cli import Command, json_option, print_json, runs_argument
 
 
 @click.command(cls=Command)
-@click.argument("runs", type=click.Path())
+@runs_argument()
 @json_option()
 def command(runs: str, as_json: bool) -> None:
     """Find what is wrong in RUNS, a folder of runs.
