@@ -132,7 +132,7 @@ def server(out: Path, samples: str) -> measure.Found:
     """A server's latency hidden by many rollouts in flight, and the same requests without trajkit."""
     import httpx
     from model_server import make_tokenizer
-    from test_policies import Served
+    from policies_helpers import Served
 
     from trajkit.exploration.policies.server import Server
 

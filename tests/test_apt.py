@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from explore_helpers import SMALL, Plain, rows
 from hypothesis import event, given
 from hypothesis import strategies as st
 from oracle import Oracle
-from test_explore import SMALL, Plain, rows
-from test_rules import difference, relations
+from rules_helpers import difference, relations
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds
 
 from envs.webshop import Expert, Novice, TinyExpert, TinyShop, WebShop

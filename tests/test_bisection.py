@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import event, given
 from hypothesis import strategies as st
 from oracle import Oracle
-from test_rules import relations
+from rules_helpers import relations
 from worlds import Row, World, expert, layouts, params, policy, worlds
 
 from envs.webshop import Expert, Novice, WebShop

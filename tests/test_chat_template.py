@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("transformers", reason="chat templates need the extra server")
 
-from test_masks import CALL, TOOLS, calling, example, one, tokenizer, trained, turns
+from masks_helpers import CALL, TOOLS, calling, example, one, tokenizer, trained, turns
 
 from trajkit.errors import BadData, UsageError
 from trajkit.exploration.policies.prompt_tokens import Turns

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from forks import Forks
 from small_runs import pair, trajkit, write_run
-from test_store import everything, small_disk, trajectory
-from test_store import write_run as write_parts
+from store_helpers import everything, small_disk, trajectory
+from store_helpers import write_run as write_parts
 
 from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import BadData, TrajkitError

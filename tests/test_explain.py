@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from oracle import METHODS, PAIR_METHODS, RELATIONS, Oracle
 from rich.cells import cell_len
 from rich.console import Console
+from rules_helpers import FIGURE_1, SHARED_STATE, relations
 from small_runs import trajkit
-from test_rules import FIGURE_1, SHARED_STATE, relations
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
 from trajkit.display.terminal import find as find_shown

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_explore import CHECKOUT, SMALL, Plain, rows
+from explore_helpers import CHECKOUT, SMALL, Plain, rows
 
 import trajkit.exploration.explore
 from envs.webshop import Novice, WebShop

@@ -13,10 +13,7 @@ import other_trainers
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from small_runs import trajkit
-from test_export import (
+from export_helpers import (
     ARGUMENTS,
     DOCUMENT,
     HOSTILE,
@@ -39,6 +36,9 @@ from test_export import (
     tiny_models,
     user,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from small_runs import trajkit
 
 from trajkit.exporters import Options, Summary, export
 from trajkit.selection.dataset import read
@@ -339,7 +339,7 @@ def test_the_summary_as_json(tmp_path: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder as far as a tokenizer goes."""
     pytest.importorskip("transformers", reason="needs transformers: make setup-train")
-    from test_masks import tokenizer
+    from masks_helpers import tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer("qwen2.5").save_pretrained(folder)
@@ -348,7 +348,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def by_masks(source: Path, **options: Any) -> list[tuple[list[int], list[bool]]]:
     """What train/ would train on."""
-    from test_masks import masks
+    from masks_helpers import masks
 
     return [
         (row.input_ids, [weight > 0 for weight in row.weights])
@@ -378,7 +378,7 @@ def test_token_ids_are_those_of_train(tmp_path: Path, folder: Path, to: str) -> 
 
 
 def test_long_examples_and_steps_as_train_has_them(tmp_path: Path, folder: Path) -> None:
-    from test_masks import tokenizer
+    from masks_helpers import tokenizer
 
     source, out = write(tmp_path / "sft.parquet", ALL, FROM_STEP, THINKING), tmp_path / "tokens.parquet"
     lengths = [len(ids) for ids, _ in by_masks(write(tmp_path / "two.parquet", ALL, FROM_STEP))]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_explore import CHECKOUT, SMALL, ids, record_expert
+from explore_helpers import CHECKOUT, SMALL, ids, record_expert
 
 from envs.webshop import WebShop
 from trajkit.errors import UsageError
@@ -26,7 +26,7 @@ pytest.importorskip("tokenizers", reason="needs tokenizers: pip install trajkit[
 pytest.importorskip("transformers", reason="needs transformers: pip install trajkit[server]")
 
 from model_server import make_tokenizer
-from test_policies import Served, command, copy, exactly_once, policy, policy_ids, run
+from policies_helpers import Served, command, copy, exactly_once, policy, policy_ids, run
 
 from trajkit.exploration.policies.fleet import ERRS, Fleet, beginnings
 

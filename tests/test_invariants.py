@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, target
 from hypothesis import strategies as st
+from invariants_helpers import TEXT, selected
 from oracle import METHODS, PAIR_METHODS, RELATIONS, Oracle
-from test_rules import FIGURE_1, answers
+from rules_helpers import FIGURE_1, answers
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
 import trajkit
@@ -238,22 +239,6 @@ def _unused(t: Traj) -> bool:
 
 
 # --- what select writes ---
-
-
-def selected(
-    world: World, method: str, params: dict[str, Any] | None = None, layout: int = 0, threads: int = 1
-) -> tuple[list[Row], dict[str, str], bytes]:
-    """The examples that select writes, the footer's metadata, and the file itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        runs = write(world, Path(folder) / "runs", layout)
-        out = Path(folder) / "sft.parquet"
-        select(runs, out, method=method, params=params or {}, threads=threads, allow_empty=True)
-        table = pq.read_table(out)
-        footer = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-        return table.to_pylist(), footer, out.read_bytes()
-
-
-TEXT = ("role", "content", "reasoning", "tool_calls", "tool_call_id", "name")
 
 
 def expected(oracle: Oracle, method: str) -> list[Row]:

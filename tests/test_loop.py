@@ -10,37 +10,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
+from loop_helpers import SMALL, changed, counted, small
 
 pytest.importorskip("torch", reason="needs torch: make setup-train")
 pytest.importorskip("transformers", reason="needs transformers: make setup-train")
 
 from train.loop import MANIFEST, loop
-from train.settings import Settings, load
+from train.settings import load
 from train.study import _changes, read, run
 from trajkit.engines.duckdb import DuckDBEngine
 from trajkit.errors import UsageError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-SMALL = [
-    "explore.env_args.train_tasks=30", "explore.env_args.test_tasks=10", "explore.m=2", "explore.max_steps=6",
-    "train.steps=30", "train.save_steps=10", "train.lr=3e-3", "loop.iterations=2",
-    "scratch.hidden=16", "scratch.heads=2", "scratch.layers=1", "scratch.vocabulary=300",
-]  # fmt: skip
-
-
-def changed(*more: str) -> list[str]:
-    """The small settings, but for those that `more` gives."""
-    given = dict(setting.split("=", 1) for setting in (*SMALL, *more))
-    return [f"{name}={value}" for name, value in given.items()]
-
-
-def small(*more: str) -> Settings:
-    return load(["tinyshop"], changed(*more))
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +32,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loop") / "eef"
     loop(folder, small())
     return folder
-
-
-def counted(run: Path) -> Counter[tuple[Any, ...]]:
-    with DuckDBEngine(run / "runs") as runs:
-        rows = runs.rows("SELECT role, actor, split, iteration, branch_step > 0 AS branch FROM trajectories")
-    return Counter((r["role"], r["actor"], r["split"], r["iteration"], r["branch"]) for r in rows)
 
 
 def test_every_theta_plays_both_splits_and_the_last_one_only_the_test_split(done: Path) -> None:
@@ -197,7 +175,7 @@ def test_a_served_policy_is_started_awaited_stopped_and_its_log_kept(
     """As on a GPU, but for the GPU: the tests' own server, which speaks vLLM's protocol, stands in for vLLM."""
     import transformers
     from model_server import make_tokenizer
-    from test_serve import gone, stand_in
+    from serve_helpers import gone, stand_in
 
     import train.loop
     import train.serve

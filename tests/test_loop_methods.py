@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("torch", reason="needs torch: make setup-train")
 pytest.importorskip("transformers", reason="needs transformers: make setup-train")
 
+from loop_helpers import counted, small
 from safetensors.torch import load_file
-from test_loop import counted, small
 
 from train.loop import MANIFEST, loop
 from train.results import results

@@ -13,9 +13,9 @@ import pytest
 import small_runs
 from hypothesis import given, target
 from hypothesis import strategies as st
+from invariants_helpers import TEXT, selected
 from oracle import PAIR_METHODS, RELATIONS, Oracle, mark
-from test_invariants import TEXT, selected
-from test_rules import ask, relations
+from rules_helpers import ask, relations
 from worlds import (
     CANNED,
     EXAMPLE,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,26 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_explore import CHECKOUT, SMALL, Plain, ids, record_expert, rows, run_policy
+from explore_helpers import CHECKOUT, SMALL, Plain, ids, record_expert, rows, run_policy
+from policies_helpers import PLANS, Served, command, copy, exactly_once, policy, policy_ids, run
 
 from envs.webshop import Novice, WebShop
 from trajkit.errors import TrajkitError, UsageError
 from trajkit.exploration.env import Env, Message
 from trajkit.exploration.explore import Rollout, Settings, explore
 from trajkit.exploration.pending import Cost, cost
-from trajkit.exploration.policies import Answer, PolicyGone, Sampling, Suffixed, temperatures
+from trajkit.exploration.policies import Answer, PolicyGone, Suffixed, temperatures
 from trajkit.exploration.rollouts import shard_of
 
-httpx = pytest.importorskip("httpx", reason="needs httpx: pip install trajkit[server]")
 pytest.importorskip("tokenizers", reason="needs tokenizers: pip install trajkit[server]")
 pytest.importorskip("transformers", reason="needs transformers: pip install trajkit[server]")
+from model_server import make_tokenizer
 
-from model_server import make_tokenizer  # noqa: E402
+from trajkit.exploration.policies.prompt_tokens import Turns
+from trajkit.exploration.policies.server import Server
 
-from trajkit.exploration.policies.prompt_tokens import Turns  # noqa: E402
-from trajkit.exploration.policies.server import Server  # noqa: E402
-
-PLANS = ("initial", "skip_length")
 FAULTS = ["500", "503", "429", "half", "page", "list", "abort", "few_logprobs", "null_ids", "drop"]
 
 
@@ -48,33 +44,16 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Served:
-    """A server process of the tests."""
+@pytest.fixture(scope="module")
+def expert_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("expert")
+    record_expert(runs, WebShop(**SMALL))
+    return runs
 
-    def __init__(self, tokenizer: Path, folder: Path, *more: str, port: int = 0) -> None:
-        self.log, port_file = folder / "log.jsonl", folder / "port"
-        port_file.unlink(missing_ok=True)
-        given = [str(tokenizer), "--port", str(port), "--port-file", str(port_file), "--log", str(self.log), *more]
-        self.process = subprocess.Popen([sys.executable, str(CHECKOUT / "tests/model_server.py"), *given])
-        while not port_file.exists():
-            assert self.process.poll() is None
-            time.sleep(0.01)
-        self.port = int(port_file.read_text())
-        self.url = f"http://127.0.0.1:{self.port}/v1"
 
-    def faults(self, **faults: Any) -> None:
-        httpx.post(f"http://127.0.0.1:{self.port}/faults", json=faults, verify=False)
-
-    def stats(self) -> dict[str, int]:
-        return httpx.get(f"http://127.0.0.1:{self.port}/stats", verify=False).json()  # type: ignore[no-any-return]
-
-    def said(self) -> list[dict[str, Any]]:
-        """Every prompt and what was sampled for it, the check for ids at the beginning left out."""
-        return [entry for line in self.log.open() if (entry := json.loads(line))["request"]["max_tokens"] != 1]
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+@pytest.fixture
+def runs(expert_runs: Path, tmp_path: Path) -> Path:
+    return copy(expert_runs, tmp_path / "runs")
 
 
 @pytest.fixture
@@ -90,24 +69,11 @@ def serve(tokenizer: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
         served.kill()
 
 
-def policy(served: Served, tokenizer: Path | None, **more: Any) -> Server:
-    given: dict[str, Any] = {"first_wait": 0.01, "timeout": 20.0, **more}
-    sampling = Sampling(**{"max_tokens": 200, **given.pop("sampling", {})})
-    return Server(served.url, None, str(tokenizer) if tokenizer else None, sampling, **given)
-
-
 def serve_policy(runs: Path, who: Server, env: Env | None = None, samples: int = 1, **more: Any) -> Counter[str]:
     settings = Settings("policy", 1, **{"concurrency": 8, "max_steps": 5, **more})
     made = partial(type(env), **SMALL) if env else partial(WebShop, **SMALL)
     env = env or WebShop(**SMALL)
     return explore(runs, env, who, plans=PLANS, settings=settings, m=2, samples=samples, make_env=made)
-
-
-@pytest.fixture(scope="module")
-def expert_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs = tmp_path_factory.mktemp("expert")
-    record_expert(runs, WebShop(**SMALL))
-    return runs
 
 
 @pytest.fixture(scope="module")
@@ -118,29 +84,6 @@ def calm(expert_runs: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFa
     serve_policy(copy(expert_runs, folder / "runs"), policy(served, tokenizer))
     served.kill()
     return folder / "runs"
-
-
-@pytest.fixture
-def runs(expert_runs: Path, tmp_path: Path) -> Path:
-    return copy(expert_runs, tmp_path / "runs")
-
-
-def copy(runs: Path, to: Path) -> Path:
-    shutil.copytree(runs, to)
-    return to
-
-
-def policy_ids(runs: Path) -> set[str]:
-    return {row["trajectory_id"] for row in rows(runs, "SELECT trajectory_id FROM trajectories WHERE role = 'policy'")}
-
-
-def exactly_once(runs: Path) -> bool:
-    made = rows(
-        runs,
-        "SELECT count(*) AS n FROM trajectories WHERE role = 'policy' AND ended <> 'error' "
-        "GROUP BY task_id, parent_id, branch_step, sample",
-    )
-    return {row["n"] for row in made} == {1}
 
 
 # --- token in, token out -----------------------------------------------------------------------
@@ -452,20 +395,6 @@ class Counting(WebShop):
 
 
 # --- the command line --------------------------------------------------------------------------
-
-
-def command(runs: Path, *more: str) -> list[str]:
-    shop = [f"--env-arg={key}={value}" for key, value in SMALL.items()]
-    plans = [f"--plan={plan}" for plan in PLANS]
-    return [
-        sys.executable, "-c", "from trajkit.cli import main; main()", "explore", f"--runs={runs}",
-        "--env=envs.webshop:WebShop", *shop, *plans,
-        "--iteration=1", "--m=2", "--max-steps=5", *more,
-    ]  # fmt: skip
-
-
-def run(*args: Any, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*args), cwd=CHECKOUT, capture_output=True, text=True, timeout=600, **more)
 
 
 def children(pid: int) -> list[int]:

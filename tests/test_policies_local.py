@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from explore_helpers import SMALL, ids, rows
 from hypothesis import given
 from hypothesis import strategies as st
-from test_explore import SMALL, ids, rows
 
 from envs.webshop import WebShop
 from trajkit.errors import UsageError

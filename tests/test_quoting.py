@@ -16,10 +16,10 @@ from urllib.parse import quote as percent_encoded
 from urllib.parse import unquote
 
 import pytest
+from explore_helpers import CHECKOUT, rows
 from hypothesis import given
 from hypothesis import strategies as st
 from raw_server import raw_server, whole
-from test_explore import CHECKOUT, rows
 
 from trajkit import quoting
 from trajkit.quoting import GRAM, HIDDEN, hide, holds, quote, remember, short, without_userinfo

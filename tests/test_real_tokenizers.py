@@ -21,7 +21,7 @@ import pytest
 
 pytest.importorskip("transformers", reason="chat templates need the extra server")
 
-from test_masks import TOOLS, calling, example, turns
+from masks_helpers import TOOLS, calling, example, turns
 from tokenizers import Tokenizer
 
 from trajkit.errors import BadData

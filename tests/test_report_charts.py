@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
+from rules_helpers import FIGURE_1
 from small_runs import trajkit
-from test_rules import FIGURE_1
 from worlds import World, expert, params, policy, worlds, write
 
 pytest.importorskip("altair", reason="the charts need the extra report")

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 from oracle import Oracle
+from rules_helpers import relations
 from small_runs import trajkit
-from test_rules import relations
 from worlds import Row, Traj, World, expert, layouts, params, policy, worlds, write
 
 from trajkit.engines.duckdb import DuckDBEngine

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from small_runs import Row, pair, talk, traj, trajkit, write_run, write_table
-from test_store import small_disk
+from store_helpers import small_disk
 
 import trajkit as library
 from trajkit.errors import BadData, UsageError

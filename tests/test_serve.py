@@ -15,12 +15,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from serve_helpers import HERE, gone, lives, stand_in
 
 from train import serve as serving
 from train.serve import serve, vllm
 from trajkit.errors import TrajkitError, UsageError
 
-HERE = Path(__file__).parent
 CHILD = "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
 
 
@@ -33,28 +33,6 @@ def folder(tmp_path: Path) -> Path:
     make_tokenizer(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text("{}")
     return tmp_path / "model"
-
-
-def stand_in(folder: Path) -> list[str]:
-    """The tests' own server: vLLM's protocol without a model."""
-    program, said = str(HERE / "model_server.py"), str(folder.parent / "port")
-    return [sys.executable, program, str(folder), "--port", "{port}", "--port-file", said]
-
-
-def lives(pid: int) -> bool:
-    """Whether the process runs. A zombie, which waits for its parent to look, does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def gone(pid: int, seconds: float = 300.0) -> bool:
-    """Whether it ends in that time."""
-    end = time.monotonic() + seconds
-    while lives(pid) and time.monotonic() < end:
-        time.sleep(0.05)
-    return not lives(pid)
 
 
 def models(url: str) -> str:

@@ -154,7 +154,7 @@ def test_no_text_acts_on_the_terminal_and_long_text_fits(tmp_path: Path, monkeyp
 def tokenizers() -> dict[str, Any]:
     """Tokenizers that write spaces and bytes in different ways, with families of chat templates."""
     pytest.importorskip("transformers", reason="token by token needs the extra server")
-    from test_masks import tokenizer
+    from masks_helpers import tokenizer
 
     return {family: tokenizer(family) for family in ("qwen2.5", "llama-3.1", "mistral-v0.3", "gemma")}
 

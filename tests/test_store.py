@@ -12,36 +12,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import pytest
 from forks import Forks
+from store_helpers import everything, small_disk, trajectory, write_run
 
 from trajkit.errors import TrajkitError
 from trajkit.runs import writer as store
 from trajkit.runs.listing import existing_ids, parts
-from trajkit.runs.records import Record, record
 from trajkit.runs.writer import RunWriter, write_part, write_tasks
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-
-
-def trajectory(number: int, text: str = "look") -> Record:
-    said = [{"role": "user", "content": f"{text} {number}"}, {"role": "assistant", "content": "go"}]
-    return record(task_id=f"task-{number}", role="expert", messages=said, reward=1.0)
-
-
-def write_run(run: Path | str, n: int, per_part: int = 5, first: int = 0) -> None:
-    """What an importer or explore does: pass over what is there, a part every few trajectories."""
-    run = Path(run)
-    with RunWriter(run, existing_ids(run.parent)) as writer:
-        for number in range(first, first + n):
-            writer.add(trajectory(number))
-            if number % per_part == per_part - 1:
-                writer.flush()
 
 
 def seen(runs: Path) -> tuple[list[str], list[str]]:
@@ -62,10 +46,6 @@ def assert_whole(runs: Path) -> list[str]:
     assert len(trajectories) == len(set(trajectories))
     assert len(messages) == 2 * len(set(messages)), "a trajectory is there with some of its messages"
     return trajectories
-
-
-def everything(n: int) -> set[str]:
-    return {trajectory(number).trajectory["trajectory_id"] for number in range(n)}
 
 
 # --- killed ---
@@ -222,23 +202,6 @@ def test_the_same_part_from_two_threads(tmp_path: Path) -> None:
 
 
 # --- no room, no right ---
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of that size, where root may mount one."""
-    folder.mkdir()
-    if os.getuid() != 0:
-        pytest.skip("needs root to mount a small tmpfs")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_disk_is_said_and_leaves_the_old_parts(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from worlds import Traj, World, expert, policy, write
 
 pytest.importorskip("transformers", reason="chat templates need the extra server")
 
+from explore_helpers import rows
+from masks_helpers import tokenizer
 from model_server import make_tokenizer
-from test_explore import rows
-from test_masks import tokenizer
-from test_policies import Served
+from policies_helpers import Served
 
 from trajkit.selection.dataset import read
 from trajkit.selection.select import select
