@@ -97,9 +97,10 @@ class Rule:
             if line.startswith("    -- "):
                 above.append(line.removeprefix("    -- "))
                 continue
-            column = re.match(r" +(?:.*\W)?(\w+),?(?: -- (.+))?$", line)
-            if column and (column[2] or above):
-                found.setdefault(column[1], column[2] or " ".join(above))
+            said = line.partition(" -- ")[2] or " ".join(above)
+            column = re.search(r"(\w+),?$", line.partition(" -- ")[0])
+            if column and said:
+                found.setdefault(column[1], said)
             above.clear()
         return found
 

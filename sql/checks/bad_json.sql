@@ -1,5 +1,6 @@
 -- bad_json: tools or meta that is no JSON, and tools that are no list of definitions.
 -- One row per trajectory and column.
+-- Grain: trajectory_id, problem.
 -- Select refuses: chosen trajectories.
 SELECT
     t.trajectory_id,

@@ -1,5 +1,6 @@
 -- bad_messages: a message that is none.
 -- One row per trajectory and kind of mistake, with the first message that has it (`seq` says where).
+-- Grain: trajectory_id, problem.
 -- Select refuses: chosen trajectories.
 WITH mistakes AS (
     SELECT

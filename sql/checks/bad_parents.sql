@@ -1,6 +1,7 @@
 -- bad_parents: a branch whose parent cannot be what it branched from.
 -- One row per trajectory: its parent is in no file, is of another task, is the scorer's while it is not itself, or
 -- ends before branch_step; or it has a branch_step over 0 and no parent.
+-- Grain: trajectory_id.
 -- Select refuses: methods that read expert_actions, expert_rollouts, solutions, step_rewards, path_segments itself.
 SELECT
     t.trajectory_id,

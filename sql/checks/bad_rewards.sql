@@ -1,5 +1,6 @@
 -- bad_rewards: a reward that is NaN or infinite.
 -- One row per trajectory.
+-- Grain: trajectory_id.
 -- Select refuses: every method.
 SELECT
     trajectory_id,

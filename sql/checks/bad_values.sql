@@ -1,6 +1,7 @@
 -- bad_values: a value that must be there and is not, or that the tables do not know.
 -- One row per trajectory.
 -- `checked` has the trajectories to check, with the columns of `outcomes`.
+-- Grain: trajectory_id.
 -- Select refuses: every method.
 WITH mistakes AS (
     SELECT

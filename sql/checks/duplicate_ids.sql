@@ -2,6 +2,7 @@
 -- One row per trajectory_id. (The same content twice is no problem: it counts once. Columns that are not the
 -- tables' own, and provenance, may differ. What is said of the task, env and split, `task_conflicts` compares.)
 -- `all_trajectories` and `all_messages` hold the rows as they lie in the files, `repeated` the ids that occur twice.
+-- Grain: trajectory_id.
 -- Select refuses: every method.
 WITH contents AS (
     SELECT DISTINCT

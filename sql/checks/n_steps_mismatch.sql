@@ -1,5 +1,6 @@
 -- n_steps_mismatch: an n_steps that is not the number of the trajectory's own actions among its messages.
 -- One row per trajectory. An action is an assistant message that is no context.
+-- Grain: trajectory_id.
 -- Select refuses: every method.
 WITH actions AS (
     SELECT

@@ -1,5 +1,6 @@
 -- no_messages: a trajectory without any message.
 -- One row per trajectory.
+-- Grain: trajectory_id.
 -- Select refuses: chosen trajectories.
 SELECT
     t.trajectory_id,

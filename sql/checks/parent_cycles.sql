@@ -1,5 +1,6 @@
 -- parent_cycles: a trajectory that is its own ancestor.
 -- One row per trajectory on a cycle of parents.
+-- Grain: trajectory_id.
 -- Select refuses: methods that read expert_actions, expert_rollouts, solutions, step_rewards, path_segments itself.
 WITH RECURSIVE climbed AS MATERIALIZED (
     -- whatever lies on a cycle is a parent itself: few are

@@ -1,6 +1,7 @@
 -- seq_gaps: own messages that are not numbered one after the other.
 -- One row per trajectory: seq counts on without gap or repeat, from 0, or for a branch from the message after the
 -- parent's action that led to its state (where there is no such action, bad_parents says so). `seq` is its first one.
+-- Grain: trajectory_id.
 -- Select refuses: chosen trajectories.
 WITH numbered AS (
     SELECT

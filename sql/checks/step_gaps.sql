@@ -1,5 +1,6 @@
 -- step_gaps: a message whose step is not the number of actions before it.
 -- One row per trajectory, with the first such message (`seq` says where).
+-- Grain: trajectory_id.
 -- Select refuses: chosen trajectories.
 WITH counted AS (
     SELECT

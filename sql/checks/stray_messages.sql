@@ -1,5 +1,6 @@
 -- stray_messages: messages of a trajectory that is not there.
 -- One row per trajectory_id, with the first such message (`seq` says where).
+-- Grain: trajectory_id.
 -- Select refuses: nothing.
 SELECT
     m.trajectory_id,

@@ -1,6 +1,7 @@
 -- task_conflicts: a task of which the files say two splits or two environments.
 -- One row per task and split (environment) that is said of it, with the smallest trajectory_id that says it (null: the
 -- table tasks alone does). `select` and the plans leave such a task out.
+-- Grain: task_id, problem.
 -- Select refuses: nothing.
 WITH said AS (
     SELECT

@@ -2,6 +2,7 @@
 -- One row per expert trajectory and per trajectory from s_0. It is the recorded digest of the trajectory's own
 -- actions; for a branch, and where a hand-made file has none, it is computed from the messages just as trajkit
 -- does it when it records.
+-- Grain: trajectory_id.
 WITH compared AS (
     SELECT
         t.trajectory_id,
@@ -48,6 +49,7 @@ computed AS (
 
 SELECT
     t.trajectory_id,
+    -- a digest of the actions along the whole path: equal actions, equal digests
     coalesce(t.actions_digest, c.digest, md5('')) AS actions_digest
 FROM compared AS t
 LEFT JOIN computed AS c ON t.trajectory_id = c.trajectory_id

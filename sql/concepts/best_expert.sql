@@ -1,6 +1,7 @@
 -- best_expert: the best expert trajectory of every task.
 -- One row per train task with an expert trajectory that has an outcome and an action: the one with the highest value;
 -- then the fewest actions, the latest iteration, the smallest trajectory_id.
+-- Grain: task_id.
 WITH ranked AS (
     SELECT
         task_id,
@@ -17,8 +18,8 @@ WITH ranked AS (
 
 SELECT
     task_id,
-    expert_id,
-    value,
-    n_actions
+    expert_id, -- the best expert trajectory
+    value, -- its value
+    n_actions -- actions on its whole path
 FROM ranked
 WHERE task_rank = 1

@@ -1,8 +1,6 @@
 -- branch_points: the expert states from which the policy was simulated, and how that went.
 -- One row per (expert, step, iteration). Step 0 stands for the rollouts from s_0 of the expert's task.
---   n_rollouts    rollouts with an outcome, n_solved of them solved
---   n_no_outcome  rollouts without one (error, drift, neither success nor reward): they count for nothing
---   solved        n_solved / n_rollouts >= solved_rate; null when no rollout has an outcome
+-- Grain: expert_id, step, iteration.
 -- Source: EEF, Algorithm 1, lines 6-8 (https://arxiv.org/abs/2504.13145).
 WITH counted AS (
     SELECT
@@ -18,13 +16,14 @@ WITH counted AS (
 )
 
 SELECT
-    c.expert_id,
+    c.expert_id, -- the expert trajectory whose state it is
     c.task_id,
-    c.step,
+    c.step, -- the state s_step; 0: s_0
     c.iteration,
-    c.n_rollouts,
-    c.n_solved,
-    c.n_no_outcome,
+    c.n_rollouts, -- rollouts with an outcome
+    c.n_solved, -- those of them that are solved
+    c.n_no_outcome, -- rollouts without an outcome (error, drift, neither success nor reward): they count for nothing
+    -- n_solved / n_rollouts >= solved_rate; null: no rollout has an outcome
     CASE WHEN c.n_rollouts > 0 THEN c.n_solved / c.n_rollouts >= p.solved_rate END AS solved
 FROM counted AS c
 CROSS JOIN params AS p

@@ -1,6 +1,7 @@
 -- call_digests: the digests of actions with tool calls: the one that is recorded, this version's and the first one's.
 -- One row per trajectory with tool calls, of its own actions. The first version took the calls as they were written, so
 -- that the same call with its arguments as text and as an object was two. `trajkit compact` renews its digests.
+-- Grain: trajectory_id.
 WITH actions AS (
     SELECT
         m.trajectory_id,
@@ -34,8 +35,8 @@ digests AS (
 
 SELECT
     d.trajectory_id,
-    t.actions_digest,
-    d.new_digest,
-    d.old_digest
+    t.actions_digest, -- the digest that is recorded
+    d.new_digest, -- this version's digest
+    d.old_digest -- the first version's digest
 FROM digests AS d
 INNER JOIN trajectories AS t ON d.trajectory_id = t.trajectory_id

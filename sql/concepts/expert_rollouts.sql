@@ -2,7 +2,7 @@
 -- One row per (expert, policy rollout of a train task, of any iteration, that starts from one of the expert's states).
 -- A rollout from s_0 starts from s_0 of every expert of its task. A branch starts from a state of every expert whose
 -- path holds the action before it, whichever trajectory the rollout names as its parent.
---   solved, value  the rollout's, as in `outcomes`
+-- Grain: expert_id, rollout_id.
 -- Materialized: yes.
 -- Source: EEF, Algorithm 1, lines 6-8 (https://arxiv.org/abs/2504.13145), and IPR, eq. 6
 -- (https://arxiv.org/abs/2406.11176).
@@ -41,13 +41,13 @@ expert_segments AS MATERIALIZED (
 )
 
 SELECT
-    e.expert_id,
-    r.rollout_id,
+    e.expert_id, -- the expert trajectory
+    r.rollout_id, -- the policy's rollout
     e.task_id,
-    r.step,
-    r.iteration,
-    r.solved,
-    r.value
+    r.step, -- the rollout starts from the expert's state s_step
+    r.iteration, -- the rollout's iteration
+    r.solved, -- the rollout's, as in `outcomes`
+    r.value -- the rollout's, as in `outcomes`
 FROM experts AS e
 INNER JOIN rollouts AS r ON e.task_id = r.task_id
 WHERE r.step = 0

@@ -1,5 +1,6 @@
 -- params: the rules' parameters, with their defaults.
 -- One row. `--set key=value` and the flags of the command line replace a value.
+-- Grain: one row.
 SELECT
     -- reward from which a trajectory without a verdict of its own is solved (the scale is the environment's)
     CAST(1.0 AS DOUBLE) AS success_reward,

@@ -3,6 +3,7 @@
 -- first_step <= step < end_step are the owner's own. Empty stretches have no row.
 -- The path of a branch is its parent's path up to branch_step, then its own actions, to any depth.
 -- Two paths hold the same first i actions (i >= 1) when the same owner owns action i - 1 in both.
+-- Grain: trajectory_id, first_step.
 -- Materialized: yes.
 WITH RECURSIVE parents AS MATERIALIZED (
     -- what something branched from: few
@@ -53,10 +54,10 @@ ancestors AS (
 
 SELECT
     trajectory_id,
-    trajectory_id AS owner_id,
-    role AS owner_role,
-    branch_step AS first_step,
-    n_actions AS end_step
+    trajectory_id AS owner_id, -- the trajectory that took these actions itself
+    role AS owner_role, -- the owner's role
+    branch_step AS first_step, -- the first of these actions
+    n_actions AS end_step -- the first action that is no longer one of them
 FROM outcomes
 WHERE n_steps > 0
 UNION ALL

@@ -2,6 +2,7 @@
 -- One row per (expert, policy rollout of the current iteration from one of its states) where both have an action there
 -- and these say the same: text, reasoning, and the calls' names and arguments (canonical_calls).
 -- In that state the two actions are one: there is nothing to prefer, and its step reward is the expert's.
+-- Grain: expert_id, rollout_id.
 WITH compared AS (
     SELECT
         r.expert_id,
@@ -40,9 +41,9 @@ actions AS MATERIALIZED (
 )
 
 SELECT
-    c.expert_id,
-    c.rollout_id,
-    c.step
+    c.expert_id, -- the expert trajectory
+    c.rollout_id, -- the policy's rollout
+    c.step -- both act in the state s_step
 FROM compared AS c
 INNER JOIN actions AS e ON c.owner_id = e.trajectory_id AND c.step = e.step
 INNER JOIN actions AS r ON c.rollout_id = r.trajectory_id AND c.step = r.step

@@ -1,7 +1,7 @@
 -- solutions: the solved trajectories that run through each important state.
 -- One row per (important state, solved expert or policy trajectory of any iteration whose path runs through it
 -- and goes on with at least one action).
---   n_expert_actions, n_actions  counted from that state on
+-- Grain: kind, task_id, expert_id, step, trajectory_id.
 -- Source: EEF, section 3.2, "solution selection" (https://arxiv.org/abs/2504.13145).
 WITH solving AS (
     SELECT
@@ -27,14 +27,14 @@ expert_prefixes AS (
 )
 
 SELECT
-    'initial' AS kind,
+    'initial' AS kind, -- initial: the task's s_0; recovery: an expert's state that needs recovery
     task_id,
-    CAST(NULL AS VARCHAR) AS expert_id,
-    0 AS step,
-    trajectory_id,
-    n_expert_actions,
-    n_actions,
-    iteration
+    CAST(NULL AS VARCHAR) AS expert_id, -- the expert trajectory whose state it is; null for s_0
+    0 AS step, -- the state s_step
+    trajectory_id, -- the solution
+    n_expert_actions, -- the solution's expert actions from that state on
+    n_actions, -- the solution's actions from that state on
+    iteration -- the solution's iteration
 FROM solving
 UNION ALL
 SELECT

@@ -1,7 +1,7 @@
 -- solutions_through: the solved trajectories that hold an expert's good actions.
 -- One row per (stretch of `good_actions`, solved expert or policy trajectory of any iteration that holds the expert's
 -- actions up to its end).
---   n_expert_actions, n_actions  counted on the whole path; those before the stretch are the same in all
+-- Grain: expert_id, previous_step, trajectory_id.
 WITH ends AS (
     -- who owns the last action of the stretch
     SELECT
@@ -13,14 +13,14 @@ WITH ends AS (
 )
 
 SELECT
-    g.expert_id,
+    g.expert_id, -- the expert trajectory of the good actions
     g.task_id,
     g.previous_step,
     g.step,
-    o.trajectory_id,
-    coalesce(a.n_expert_actions, 0) AS n_expert_actions,
-    o.n_actions,
-    o.iteration
+    o.trajectory_id, -- the solution
+    coalesce(a.n_expert_actions, 0) AS n_expert_actions, -- expert actions on its whole path
+    o.n_actions, -- actions on its whole path
+    o.iteration -- the solution's iteration
 FROM ends AS g
 INNER JOIN path_segments AS s ON g.owner_id = s.owner_id
 INNER JOIN outcomes AS o ON s.trajectory_id = o.trajectory_id

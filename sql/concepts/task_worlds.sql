@@ -1,9 +1,7 @@
 -- task_worlds: the one environment and the one split of every task.
 -- One row per task_id, of all rows of trajectories and tasks in all files (`all_trajectories`, `all_tasks`). A row that
 -- says nothing (null) speaks against nobody, so tasks decides where trajectories do not say.
---   env, split  null: nobody says one (the split is then train), or two are said
---   problem     what speaks against the task: two splits, else two environments are said; null: nothing.
---               No rule takes a trajectory of a task with a problem
+-- Grain: task_id.
 -- Materialized: yes.
 -- Scope: all tasks.
 WITH said AS (
@@ -30,11 +28,12 @@ distinct_said AS (
 
 SELECT
     task_id,
-    CASE WHEN min(env) = max(env) THEN min(env) END AS env,
+    CASE WHEN min(env) = max(env) THEN min(env) END AS env, -- null: no row says one, or the rows say two
+    -- null: no row says one (it is then train), or the rows say two
     CASE WHEN min(split) = max(split) THEN min(split) END AS split,
     CASE
         WHEN min(split) != max(split) THEN 'its task has two splits'
         WHEN min(env) != max(env) THEN 'its task has two envs'
-    END AS problem
+    END AS problem -- two splits, else two environments; null: nothing. No rule takes its trajectories
 FROM distinct_said
 GROUP BY task_id

@@ -3,6 +3,7 @@
 -- from s_0 that no solved expert of the task has; of equal sequences the latest iteration, then the smallest
 -- trajectory_id. `per_task` keeps that many rollouts per task: highest value, then fewest actions, then the latest
 -- iteration, then the smallest trajectory_id.
+-- Grain: trajectory_id.
 -- Source: RFT (https://arxiv.org/abs/2308.01825), as in EEF, section 2.
 WITH solving AS (
     SELECT
@@ -53,11 +54,11 @@ distinct_rollouts AS (
 )
 
 SELECT
-    'initial' AS kind,
+    'initial' AS kind, -- initial: trained from s_0 on
     task_id,
     trajectory_id,
-    CAST(NULL AS VARCHAR) AS expert_id,
-    0 AS from_step
+    CAST(NULL AS VARCHAR) AS expert_id, -- always null: no state of an expert is meant
+    0 AS from_step -- the first step that is trained on
 FROM solving_experts
 UNION ALL
 SELECT

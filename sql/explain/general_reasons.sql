@@ -1,6 +1,7 @@
 -- general_reasons: why a trajectory is not trained on, whatever the method.
 -- One row per trajectory: the first reason that applies; `place` orders them. Reasons from 0 to 5 rule it out for good
 -- (but sft_all asks for no outcome); with 6 or 7 it has an outcome and an action, and the method decides.
+-- Grain: trajectory_id.
 SELECT
     trajectory_id,
     CASE
@@ -12,7 +13,7 @@ SELECT
         WHEN n_actions = 0 THEN 'no action'
         WHEN NOT solved THEN 'not solved'
         ELSE 'solved, not chosen'
-    END AS reason,
+    END AS reason, -- the first reason that applies
     CASE
         WHEN task_problem IS NOT NULL THEN 0
         WHEN split != 'train' THEN 1
@@ -22,5 +23,5 @@ SELECT
         WHEN n_actions = 0 THEN 5
         WHEN NOT solved THEN 6
         ELSE 7
-    END AS place
+    END AS place -- the order of the reasons
 FROM outcomes

@@ -1,7 +1,6 @@
 -- why_best_of_n: why `best_of_n` trains on what it trains on, and on nothing else.
 -- One row per trajectory.
---   chosen  the row is in `best_of_n`
---   reason  why, or the first thing in which it loses to what is chosen
+-- Grain: trajectory_id.
 WITH compared AS (
     -- lost_at: in what a trajectory loses to the best one of its task; 0: it is the best one
     SELECT
@@ -36,11 +35,11 @@ decided AS (
 
 SELECT
     task_id,
-    'initial' AS kind,
-    CAST(NULL AS VARCHAR) AS expert_id,
-    0 AS step,
+    'initial' AS kind, -- initial: trained from s_0 on
+    CAST(NULL AS VARCHAR) AS expert_id, -- always null: no state of an expert is meant
+    0 AS step, -- always 0
     trajectory_id,
-    coalesce(trajectory_id = best_id, FALSE) AS chosen,
+    coalesce(trajectory_id = best_id, FALSE) AS chosen, -- whether the method trains on it
     CASE
         WHEN place < 6 THEN reason
         WHEN branch_step > 0 THEN 'does not start from s_0'
@@ -66,5 +65,5 @@ SELECT
                 'as high a reward (' || told_value || '), as few actions (' || n_actions
                 || '), but an older iteration: ' || iteration || ' < ' || best_iteration
         ELSE 'equal to the chosen one, but for a larger trajectory_id'
-    END AS reason
+    END AS reason -- why, or the first thing that speaks against it
 FROM decided

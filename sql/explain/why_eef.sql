@@ -1,7 +1,6 @@
 -- why_eef: why `eef` trains on what it trains on, and on nothing else.
 -- One row per (important state, trajectory of its task); s_0 is a state of every task here, held-out ones too.
---   chosen  the row is in `eef`
---   reason  why, or the first thing in which it loses to what is chosen
+-- Grain: kind, task_id, expert_id, step, trajectory_id.
 WITH states AS (
     SELECT * FROM important_states
     UNION
@@ -52,11 +51,11 @@ decided AS (
 
 SELECT
     s.task_id,
-    s.kind,
-    s.expert_id,
-    s.step,
+    s.kind, -- initial: a solution from s_0 on; recovery: from a state that needs recovery on
+    s.expert_id, -- the expert trajectory whose state it is; null for s_0
+    s.step, -- the state s_step
     c.trajectory_id,
-    e.trajectory_id IS NOT NULL AS chosen,
+    e.trajectory_id IS NOT NULL AS chosen, -- whether the method trains on it
     CASE
         WHEN c.place < 7 THEN c.reason
         WHEN d.n_solutions = 1 THEN 'the only solution'
@@ -80,7 +79,7 @@ SELECT
         WHEN d.lost_at = 4 THEN 'equal to the chosen one, but for a larger trajectory_id'
         WHEN c.n_actions <= s.step THEN 'has no action after s_' || s.step || ' to train on'
         ELSE 'solved, but does not run through s_' || s.step || ' of this expert'
-    END AS reason
+    END AS reason -- why, or the first thing that speaks against it
 FROM states AS s
 INNER JOIN candidates AS c ON s.task_id = c.task_id
 LEFT JOIN decided AS d

@@ -1,8 +1,7 @@
 -- why_eef_pairs: why `eef_pairs` pairs what it pairs, and nothing else.
 -- One row per (stretch of an expert's good actions, trajectory of its task): expert_id and step are the state before
 -- the stretch; null where the task has no such stretch.
---   chosen  the solution through the stretch (chosen_id) and this trajectory (rejected_id) are a pair
---   reason  why, or the first thing that speaks against it
+-- Grain: expert_id, step, trajectory_id, chosen_id.
 WITH compared AS (
     -- lost_at: in what a solution loses to the preferred one; 0: it is that one
     SELECT
@@ -22,13 +21,13 @@ WITH compared AS (
 
 SELECT
     c.task_id,
-    'step' AS kind,
-    g.expert_id,
-    g.previous_step AS step,
+    'step' AS kind, -- trajectory: whole trajectories; step: from a state on; null: in no pair
+    g.expert_id, -- the expert trajectory beside it; null: none
+    g.previous_step AS step, -- the state s_step from which the two are compared
     c.trajectory_id,
-    p.chosen_id,
-    p.rejected_id,
-    p.chosen_id IS NOT NULL AS chosen,
+    p.chosen_id, -- the chosen side; null: no pair
+    p.rejected_id, -- the rejected side; null: no pair
+    p.chosen_id IS NOT NULL AS chosen, -- whether the method pairs them
     CASE
         WHEN c.place < 5 THEN c.reason
         WHEN g.expert_id IS NULL THEN 'no expert of the task has a state that fails right before one that is solved'
@@ -52,7 +51,7 @@ SELECT
             THEN 'not solved, and of iteration ' || r.iteration || ', not of the current one, ' || i.iteration
         WHEN c.n_steps = 0 THEN 'took no action from s_' || g.previous_step
         ELSE 'fails from s_' || g.previous_step || ', but nothing through s_' || g.step || ' is solved'
-    END AS reason
+    END AS reason -- why, or the first thing that speaks against it
 FROM candidates AS c
 CROSS JOIN current_iteration AS i
 LEFT JOIN good_actions AS g ON c.task_id = g.task_id

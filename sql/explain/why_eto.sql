@@ -1,7 +1,6 @@
 -- why_eto: why `eto` pairs what it pairs, and nothing else.
 -- One row per trajectory, beside the expert trajectory that its task's pairs are made with (expert_id; null: none).
---   chosen  the two are a pair of `eto`: chosen_id and rejected_id say which is which
---   reason  why, or the first thing that speaks against it
+-- Grain: trajectory_id.
 WITH pairs AS (
     SELECT
         CASE WHEN p.chosen_id = b.expert_id THEN p.rejected_id ELSE p.chosen_id END AS trajectory_id,
@@ -13,13 +12,13 @@ WITH pairs AS (
 
 SELECT
     c.task_id,
-    'trajectory' AS kind,
-    b.expert_id,
-    0 AS step,
+    'trajectory' AS kind, -- trajectory: whole trajectories; step: from a state on; null: in no pair
+    b.expert_id, -- the expert trajectory beside it; null: none
+    0 AS step, -- the state s_step from which the two are compared
     c.trajectory_id,
-    p.chosen_id,
-    p.rejected_id,
-    p.trajectory_id IS NOT NULL AS chosen,
+    p.chosen_id, -- the chosen side; null: no pair
+    p.rejected_id, -- the rejected side; null: no pair
+    p.trajectory_id IS NOT NULL AS chosen, -- whether the method pairs them
     CASE
         WHEN p.chosen_id = b.expert_id
             THEN 'the expert ends better: reward ' || printf('%.6g > %.6g', b.value, c.value)
@@ -42,7 +41,7 @@ SELECT
         WHEN c.value != b.value
             THEN 'its actions are the expert''s, only the reward is another: ' || printf('%.6g', c.value)
         ELSE 'the expert''s reward is the same: ' || printf('%.6g', c.value)
-    END AS reason
+    END AS reason -- why, or the first thing that speaks against it
 FROM candidates AS c
 CROSS JOIN current_iteration AS i
 LEFT JOIN best_expert AS b ON c.task_id = b.task_id

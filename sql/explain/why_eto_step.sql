@@ -1,16 +1,15 @@
 -- why_eto_step: why `eto_step` pairs what it pairs, and nothing else.
 -- One row per (expert, policy rollout from its s_step), and one with expert_id null per other trajectory.
---   chosen  the two are a pair of `eto_step`: chosen_id and rejected_id say which is which
---   reason  why, or the first thing that speaks against it
+-- Grain: expert_id, trajectory_id.
 SELECT
     c.task_id,
-    'step' AS kind,
-    c.expert_id,
-    c.step,
+    'step' AS kind, -- trajectory: whole trajectories; step: from a state on; null: in no pair
+    c.expert_id, -- the expert trajectory beside it; null: none
+    c.step, -- the state s_step from which the two are compared
     c.trajectory_id,
-    p.chosen_id,
-    p.rejected_id,
-    p.chosen_id IS NOT NULL AS chosen,
+    p.chosen_id, -- the chosen side; null: no pair
+    p.rejected_id, -- the rejected side; null: no pair
+    p.chosen_id IS NOT NULL AS chosen, -- whether the method pairs them
     CASE
         WHEN c.why_not IS NOT NULL THEN c.why_not
         WHEN p.chosen_id = c.expert_id
@@ -20,7 +19,7 @@ SELECT
         WHEN c.expert_value = c.rollout_value
             THEN 'the expert''s reward is the same: ' || printf('%.6g', c.rollout_value)
         ELSE 'its action from s_' || c.step || ' is the expert''s'
-    END AS reason
+    END AS reason -- why, or the first thing that speaks against it
 FROM expert_comparisons AS c
 LEFT JOIN eto_step AS p
     ON

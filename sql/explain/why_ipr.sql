@@ -1,8 +1,7 @@
 -- why_ipr: why `ipr` pairs what it pairs, and nothing else.
 -- One row per (expert, policy rollout from its s_step), and one with expert_id null per other trajectory (kind step);
 -- and one per row of `why_eto` (kind trajectory).
---   chosen  the two are a pair of `ipr`: chosen_id and rejected_id say which is which
---   reason  why, or the first thing that speaks against it
+-- Grain: kind, expert_id, trajectory_id.
 WITH compared AS (
     SELECT
         c.*,
@@ -17,13 +16,13 @@ WITH compared AS (
 
 SELECT
     c.task_id,
-    'step' AS kind,
-    c.expert_id,
-    c.step,
+    'step' AS kind, -- trajectory: whole trajectories; step: from a state on; null: in no pair
+    c.expert_id, -- the expert trajectory beside it; null: none
+    c.step, -- the state s_step from which the two are compared
     c.trajectory_id,
-    i.chosen_id,
-    i.rejected_id,
-    i.chosen_id IS NOT NULL AS chosen,
+    i.chosen_id, -- the chosen side; null: no pair
+    i.rejected_id, -- the rejected side; null: no pair
+    i.chosen_id IS NOT NULL AS chosen, -- whether the method pairs them
     CASE
         WHEN c.why_not IS NOT NULL THEN c.why_not
         WHEN i.chosen_id IS NOT NULL
@@ -43,7 +42,7 @@ SELECT
         ELSE
             'its step reward is not lower by more than tau = '
             || printf('%.6g: %.6g, the expert''s %.6g', p.tau, c.rollout_step_reward, c.expert_step_reward)
-    END AS reason
+    END AS reason -- why, or the first thing that speaks against it
 FROM compared AS c
 CROSS JOIN params AS p
 LEFT JOIN ipr AS i

@@ -1,8 +1,6 @@
 -- why_recovery_states: which state of every expert needs recovery, and why the others do not.
 -- One row per (expert, state s_0 ... s_(n-1); s_n too where it was simulated), for the current iteration.
---   n_rollouts, n_solved, n_no_outcome, solved  as in `branch_points`; null: not simulated
---   is_recovery                                 the expert's first recovery state
---   first_expert_id                             of the experts that share that state the smallest id, as in an example
+-- Grain: expert_id, step.
 WITH simulated AS (
     SELECT b.*
     FROM branch_points AS b
@@ -25,13 +23,14 @@ states AS (
 
 SELECT
     s.task_id,
-    s.expert_id,
-    CAST(s.step AS INTEGER) AS step,
-    b.n_rollouts,
-    b.n_solved,
-    b.n_no_outcome,
-    b.solved,
-    coalesce(f.step = s.step, FALSE) AS is_recovery,
+    s.expert_id, -- the expert trajectory
+    CAST(s.step AS INTEGER) AS step, -- the state s_step
+    b.n_rollouts, -- as in `branch_points`; null: not simulated
+    b.n_solved, -- as in `branch_points`; null: not simulated
+    b.n_no_outcome, -- as in `branch_points`; null: not simulated
+    b.solved, -- as in `branch_points`; null: not simulated
+    coalesce(f.step = s.step, FALSE) AS is_recovery, -- whether it is the expert's first recovery state
+    -- of the experts that share that state the smallest id; null: it is none
     CASE WHEN f.step = s.step THEN f.first_expert_id END AS first_expert_id,
     CASE
         WHEN c.iteration IS NULL THEN 'nothing is simulated yet'
@@ -54,7 +53,7 @@ SELECT
                 ELSE
                     ', but is solved from s_' || p.previous_step || ' before it; the first is s_' || f.step
             END
-    END AS reason
+    END AS reason -- why it is the recovery state, or why not
 FROM states AS s
 CROSS JOIN current_iteration AS c
 LEFT JOIN simulated AS b ON s.expert_id = b.expert_id AND s.step = b.step

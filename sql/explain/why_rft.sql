@@ -1,7 +1,6 @@
 -- why_rft: why `rft` trains on what it trains on, and on nothing else.
 -- One row per trajectory.
---   chosen  the row is in `rft`
---   reason  why, or the first thing that speaks against it
+-- Grain: trajectory_id.
 WITH solving AS (
     -- kept_id: of the trajectories with the same actions the one that is kept; an expert's where there is one
     SELECT
@@ -33,11 +32,11 @@ ranked AS (
 
 SELECT
     c.task_id,
-    'initial' AS kind,
-    CAST(NULL AS VARCHAR) AS expert_id,
-    0 AS step,
+    'initial' AS kind, -- initial: trained from s_0 on
+    CAST(NULL AS VARCHAR) AS expert_id, -- always null: no state of an expert is meant
+    0 AS step, -- always 0
     c.trajectory_id,
-    f.trajectory_id IS NOT NULL AS chosen,
+    f.trajectory_id IS NOT NULL AS chosen, -- whether the method trains on it
     CASE
         WHEN c.place < 7 THEN c.reason
         WHEN c.role = 'expert' THEN 'an expert''s trajectory that solved its task'
@@ -45,7 +44,7 @@ SELECT
         WHEN s.kept_id != c.trajectory_id THEN 'solved by the same actions as ' || s.kept_id
         WHEN f.trajectory_id IS NOT NULL THEN 'solved from s_0, by actions that no other kept trajectory has'
         ELSE 'rank ' || r.task_rank || ' among the distinct solutions of its task; per_task keeps ' || p.per_task
-    END AS reason
+    END AS reason -- why, or the first thing that speaks against it
 FROM candidates AS c
 CROSS JOIN params AS p
 LEFT JOIN solving AS s ON c.trajectory_id = s.trajectory_id

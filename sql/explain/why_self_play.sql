@@ -1,8 +1,7 @@
 -- why_self_play: why `self_play` pairs what it pairs, and nothing else.
 -- One row per two policy rollouts from s_0 of one train task and the current iteration (trajectory_id is the one with
 -- the lower reward, of equal ones the one with the larger id), and one per other trajectory.
---   chosen  the two are a pair of `self_play`: chosen_id and rejected_id say which is which
---   reason  why, or the first thing that speaks against it
+-- Grain: kind, trajectory_id, chosen_id, rejected_id.
 WITH rollouts AS (
     SELECT
         c.*,
@@ -16,13 +15,14 @@ WITH rollouts AS (
 
 SELECT
     task_id,
-    'trajectory' AS kind,
-    CAST(NULL AS VARCHAR) AS expert_id,
-    0 AS step,
+    'trajectory' AS kind, -- trajectory: whole trajectories; step: from a state on; null: in no pair
+    CAST(NULL AS VARCHAR) AS expert_id, -- the expert trajectory beside it; null: none
+    0 AS step, -- the state s_step from which the two are compared
     rejected_id AS trajectory_id,
-    chosen_id,
-    rejected_id,
-    TRUE AS chosen,
+    chosen_id, -- the chosen side; null: no pair
+    rejected_id, -- the rejected side; null: no pair
+    TRUE AS chosen, -- whether the method pairs them
+    -- why, or the first thing that speaks against it
     'the other one ends better: reward ' || printf('%.6g > %.6g', chosen_reward, rejected_reward) AS reason
 FROM self_play
 UNION ALL

@@ -1,6 +1,6 @@
 -- why_step_rewards: which actions `step_rewards` gives a value, and why it gives the others none.
 -- One row per action that an expert or policy trajectory took itself, and one with step null per other trajectory.
---   chosen  the row is in `step_rewards`
+-- Grain: trajectory_id, step.
 WITH actions AS (
     SELECT
         trajectory_id,
@@ -11,11 +11,11 @@ WITH actions AS (
 
 SELECT
     c.task_id,
-    c.role AS kind,
-    CAST(NULL AS VARCHAR) AS expert_id,
-    CAST(a.step AS INTEGER) AS step,
+    c.role AS kind, -- the trajectory's role
+    CAST(NULL AS VARCHAR) AS expert_id, -- always null: no state of an expert is meant
+    CAST(a.step AS INTEGER) AS step, -- the action a_step; null: the trajectory as a whole
     c.trajectory_id,
-    s.trajectory_id IS NOT NULL AS chosen,
+    s.trajectory_id IS NOT NULL AS chosen, -- whether the action has a value
     CASE
         WHEN c.place < 4 THEN c.reason
         WHEN s.n_rollouts = 0 THEN 'the last action: the trajectory''s own value, ' || printf('%.6g', s.step_reward)
@@ -24,7 +24,7 @@ SELECT
         WHEN a.step IS NULL THEN 'no action of its own'
         WHEN a.step = c.n_actions - 1 THEN 'the last action, and the trajectory has no outcome'
         ELSE 'no scorer rollout with an outcome after it'
-    END AS reason
+    END AS reason -- why, or the first thing that speaks against it
 FROM candidates AS c
 LEFT JOIN actions AS a ON c.trajectory_id = a.trajectory_id
 LEFT JOIN step_rewards AS s ON a.trajectory_id = s.trajectory_id AND a.step = s.step

@@ -2,6 +2,7 @@
 -- One row per pair: of every train task the best expert trajectory against each policy rollout from s_0 of the current
 -- iteration with an action. The one with the higher value is chosen, be it the expert's or the policy's; equal values,
 -- and equal actions all along (`action_sequences`), give no pair. Ties among experts as in `best_expert`.
+-- Grain: chosen_id, rejected_id.
 -- Source: ETO, section 3.2, eq. 7 and 11 (https://arxiv.org/abs/2403.02502).
 WITH compared AS (
     SELECT
@@ -28,13 +29,13 @@ repeated AS (
 )
 
 SELECT
-    'trajectory' AS level,
+    'trajectory' AS level, -- trajectory: whole trajectories are compared; step: what follows a shared state
     c.task_id,
-    0 AS from_step,
-    CAST(NULL AS INTEGER) AS end_step,
-    CASE WHEN c.expert_won THEN c.expert_id ELSE c.rollout_id END AS chosen_id,
-    CASE WHEN c.expert_won THEN c.rollout_id ELSE c.expert_id END AS rejected_id,
-    greatest(c.expert_value, c.rollout_value) AS chosen_reward,
-    least(c.expert_value, c.rollout_value) AS rejected_reward
+    0 AS from_step, -- the step of the first action that is compared
+    CAST(NULL AS INTEGER) AS end_step, -- the first step that is left out; null: to the end
+    CASE WHEN c.expert_won THEN c.expert_id ELSE c.rollout_id END AS chosen_id, -- the trajectory that is preferred
+    CASE WHEN c.expert_won THEN c.rollout_id ELSE c.expert_id END AS rejected_id, -- the trajectory that is not
+    greatest(c.expert_value, c.rollout_value) AS chosen_reward, -- the chosen trajectory's value
+    least(c.expert_value, c.rollout_value) AS rejected_reward -- the rejected trajectory's value
 FROM compared AS c
 ANTI JOIN repeated AS r ON c.rollout_id = r.rollout_id

@@ -9,6 +9,7 @@
 -- First come arms without any rollout, last those whose rollouts all have no outcome. Ties: the fewest rollouts, the
 -- expert's own states, the fewest actions up to the state, the smallest id.
 -- What experts share (s_0 of their task) counts for each. `explore` goes on, round after round, up to the budget.
+-- Grain: task_id, parent_id, branch_step, sample.
 -- Rounds: until it asks for nothing.
 -- Role: policy.
 -- Source: APT, algorithm 1 of Locatelli, Gutzeit and Carpentier, "An optimal algorithm for the Thresholding Bandit

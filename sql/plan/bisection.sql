@@ -5,6 +5,7 @@
 -- neighbours after about log2(n) rounds, and the later one is then the first recovery state, to the very step.
 -- Where there are no such two yet, it is halfway in the widest gap (the earliest of equals), for at most M states.
 -- `explore` goes on, round after round, until there is nothing left to run.
+-- Grain: task_id, parent_id, branch_step, sample.
 -- Rounds: until it asks for nothing.
 -- Role: policy.
 -- Source: named as future work by EEF (https://arxiv.org/abs/2504.13145); the rule is ours.

@@ -3,6 +3,7 @@
 -- tried again; drift is the environment's answer and would come again.
 --   role policy  those of the iteration that is given
 --   role scorer  those of a train task of any iteration, since the scorer stays what it is; `scorer` names its actor
+-- Grain: task_id, parent_id, branch_step, sample, role.
 SELECT DISTINCT
     o.task_id,
     CASE WHEN o.branch_step > 0 THEN o.parent_id END AS parent_id,

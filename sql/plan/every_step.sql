@@ -1,6 +1,7 @@
 -- every_step: simulate every state along every expert trajectory.
 -- One row per rollout: the states 1 ... n - 1 of an expert trajectory with n actions, times `samples`
 -- (`initial` plans s_0).
+-- Grain: task_id, parent_id, branch_step, sample.
 -- Role: policy.
 -- Source: the exploration of IPR, section 3.2 (https://arxiv.org/abs/2406.11176).
 WITH states AS (

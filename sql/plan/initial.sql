@@ -1,5 +1,6 @@
 -- initial: simulate every task from its initial state s_0.
 -- One row per rollout: every train task that `tasks` or an expert or policy trajectory names, times `samples`.
+-- Grain: task_id, parent_id, branch_step, sample.
 -- Role: policy.
 -- Source: EEF, Algorithm 1, line 6 (https://arxiv.org/abs/2504.13145).
 WITH train_tasks AS (

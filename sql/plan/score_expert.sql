@@ -1,6 +1,7 @@
 -- score_expert: what each of the experts' actions is worth, by the scorer's rollouts after it.
 -- One row per rollout: the states after an expert's own actions, up to s_(n - 1), times N (the parameter `n`). The last
 -- action has the trajectory's own outcome, and what an expert has of its parent is scored as the parent's.
+-- Grain: task_id, parent_id, branch_step, sample.
 -- Role: scorer.
 -- Source: IPR, section 3.2, eq. 4 (https://arxiv.org/abs/2406.11176).
 WITH states AS (

@@ -3,6 +3,7 @@
 -- lose to an expert (it starts before the expert's last action and came to a lower value), times N (the parameter `n`).
 -- An action that says what the expert's says, and a last action, need no rollout: their step reward is known.
 -- The rollouts are branches of branches. A scorer's rollouts are made once, for all iterations (`done`).
+-- Grain: task_id, parent_id, branch_step, sample.
 -- Role: scorer.
 -- Source: IPR, sections 3.2 and 3.3 (https://arxiv.org/abs/2406.11176).
 WITH losing AS (

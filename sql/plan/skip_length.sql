@@ -1,6 +1,7 @@
 -- skip_length: simulate M states along every expert trajectory, at equal intervals.
 -- One row per rollout: with n the expert's actions and l = floor(n / (M + 1)), at least 1, the states
 -- l, 2l, ..., M * l that lie below n, times `samples`. (The paper has no rule for n < M + 1; the least of 1 is ours.)
+-- Grain: task_id, parent_id, branch_step, sample.
 -- Role: policy.
 -- Source: EEF, Algorithm 1, lines 7-9 (https://arxiv.org/abs/2504.13145).
 WITH intervals AS (

@@ -1,12 +1,7 @@
 -- coverage: the train tasks that have a solution so far, and what finding them cost.
 -- One row per iteration that has an expert or policy trajectory of a train task (0: the experts), all that came
 -- before counted in.
---   tasks                      all train tasks (those that `initial` plans), in every row the same
---   solved                     tasks that any expert or policy trajectory solves
---   solved_from_s0             tasks that one of them solves with actions that are all its own
---   solved_by_branches_only    the other solved tasks: a solution is there only because a branch found it
---   n_policy_rollouts          simulations: the policy's trajectories with an outcome, from s_0 and from states
---   n_policy_steps             the actions they took (what is replayed to reach a state is not counted)
+-- Grain: iteration.
 -- Source: EEF, Fig. 3 (https://arxiv.org/abs/2504.13145).
 WITH trajectories_made AS (
     SELECT
@@ -51,11 +46,14 @@ so_far AS (
 
 SELECT
     s.iteration,
+    -- all train tasks (those that `initial` plans), in every row the same
     (SELECT count(DISTINCT i.task_id) FROM initial AS i) AS tasks,
-    s.solved,
-    s.solved_from_s0,
-    s.solved - s.solved_from_s0 AS solved_by_branches_only,
+    s.solved, -- tasks that any expert or policy trajectory solves
+    s.solved_from_s0, -- tasks that one of them solves with actions that are all its own
+    s.solved - s.solved_from_s0 AS solved_by_branches_only, -- the other solved tasks: only a branch found a solution
+    -- simulations: the policy's trajectories with an outcome
     CAST(sum(m.n_rollouts) OVER (ORDER BY s.iteration) AS BIGINT) AS n_policy_rollouts,
+    -- the actions they took; replayed ones are not counted
     CAST(sum(m.n_steps) OVER (ORDER BY s.iteration) AS BIGINT) AS n_policy_steps
 FROM so_far AS s
 INNER JOIN made AS m ON s.iteration = m.iteration

@@ -1,9 +1,7 @@
 -- efficiency: how often a policy solves tasks, beside the simulations that were made before it.
 -- One row per (split, actor, iteration) of the policies in win_rate.
---   tasks, win_rate, win_rate_low, win_rate_high   as in win_rate
---   n_policy_rollouts                              simulations of train tasks in the iterations before, as in coverage
---   rollouts_per_task                              the same per train task
 -- What a policy was trained on is not recorded: everything made before its iteration is counted.
+-- Grain: split, actor, iteration.
 -- Source: EEF, Fig. 3 (https://arxiv.org/abs/2504.13145).
 WITH policies AS (
     SELECT
@@ -31,11 +29,13 @@ SELECT
     p.split,
     p.actor,
     p.iteration,
-    p.tasks,
-    p.win_rate,
-    p.win_rate_low,
-    p.win_rate_high,
+    p.tasks, -- as in win_rate
+    p.win_rate, -- as in win_rate
+    p.win_rate_low, -- as in win_rate
+    p.win_rate_high, -- as in win_rate
+    -- simulations of train tasks in the iterations before, as in coverage
     coalesce(m.n_policy_rollouts, 0) AS n_policy_rollouts,
+    -- the same per train task
     coalesce(m.n_policy_rollouts / (SELECT max(c.tasks) FROM coverage AS c), 0) AS rollouts_per_task
 FROM policies AS p
 LEFT JOIN made_before AS m ON p.iteration = m.iteration

@@ -1,10 +1,6 @@
 -- exploration_cost: what the trajectories took to make.
 -- One row per (iteration, role), all splits together.
---   n_trajectories         all of them, and of these n_error and n_drift that have no outcome because they ended so
---   n_steps                environment steps: the actions that they took themselves
---   n_replayed_steps       steps to reach the states that branches start from, each branch replaying its own
---   n_replayed_steps_once  the same where one replay serves all branches of a parent (an environment with snapshots)
---   n_sampled_tokens       tokens that a server sampled for their actions; null where no `token_ids` were kept
+-- Grain: iteration, role.
 WITH made AS (
     SELECT
         iteration,
@@ -51,13 +47,14 @@ sampled AS (
 SELECT
     m.iteration,
     m.role,
-    m.n_trajectories,
-    m.n_error,
-    m.n_drift,
-    m.n_steps,
-    m.n_replayed_steps,
+    m.n_trajectories, -- all of them
+    m.n_error, -- those that ended in error
+    m.n_drift, -- those that ended in drift
+    m.n_steps, -- environment steps: the actions that they took themselves
+    m.n_replayed_steps, -- steps to reach the states that branches start from, each branch replaying its own
+    -- the same where one replay serves all branches of a parent (snapshots)
     coalesce(r.n_steps, 0) AS n_replayed_steps_once,
-    s.n_tokens AS n_sampled_tokens
+    s.n_tokens AS n_sampled_tokens -- tokens that a server sampled for their actions; null: no `token_ids` were kept
 FROM made AS m
 LEFT JOIN replayed AS r ON m.iteration = r.iteration AND m.role = r.role
 LEFT JOIN sampled AS s ON m.iteration = s.iteration AND m.role = s.role

@@ -1,10 +1,8 @@
 -- skill: how often an action that matches `action_pattern` is tried, and how often a task is solved with it.
 -- One row per (split, role, actor, iteration) of the experts' and the policies' rollouts from s_0;
 -- tasks of which two splits or envs are said count nowhere.
---   tasks        tasks with a rollout that has an outcome
---   attempted    share of them with a rollout that holds a matching action
---   solved_with  share of them with a solved rollout that holds a matching action
 -- `action_pattern` (RE2) is searched in the text and the tool calls of each action; the default finds WebShop's Next.
+-- Grain: split, role, actor, iteration.
 -- Source: EEF, Table 4 and Fig. 2, "navigation skills" (https://arxiv.org/abs/2504.13145).
 WITH rollouts AS (
     SELECT
@@ -49,8 +47,10 @@ SELECT
     role,
     actor,
     iteration,
-    count(*) AS tasks,
+    count(*) AS tasks, -- tasks with a rollout that has an outcome
+    -- share of them with a rollout that holds a matching action
     count(CASE WHEN attempted THEN 1 END) / count(*) AS attempted,
+    -- share of them with a solved rollout that holds a matching action
     count(CASE WHEN solved_with THEN 1 END) / count(*) AS solved_with
 FROM by_task
 GROUP BY split, role, actor, iteration

@@ -3,6 +3,7 @@
 -- iteration, count in each), and one per task with iteration null, of all iterations together.
 --   solver  policy (a rollout from s_0), else expert, else branch (only a rollout from a state on the way), else
 --           unsolved (no trajectory that has an outcome), else none (no trajectory has an outcome)
+-- Grain: task_id, iteration.
 WITH counted AS (
     SELECT
         task_id,
@@ -50,13 +51,13 @@ shown AS (
 
 SELECT
     task_id,
-    iteration,
+    iteration, -- null: all iterations together
     CASE
         WHEN count(CASE WHEN solver = 'policy' AND solved THEN 1 END) > 0 THEN 'policy'
         WHEN count(CASE WHEN solver = 'expert' AND solved THEN 1 END) > 0 THEN 'expert'
         WHEN count(CASE WHEN solved THEN 1 END) > 0 THEN 'branch'
         WHEN count(solved) > 0 THEN 'unsolved'
         ELSE 'none'
-    END AS solver
+    END AS solver -- policy, expert, branch, unsolved or none
 FROM shown
 GROUP BY task_id, iteration

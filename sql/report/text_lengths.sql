@@ -6,6 +6,7 @@
 --   from_length, to_length  the bin's lengths, both ends counted in: 0, 1, 2, 3, 4-5, 6-7, 8-11, 12-15, 16-23, ...
 --   n_trajectories          those of that length
 -- It reads every message.
+-- Grain: unit, role, outcome, from_length.
 WITH texts AS (
     SELECT
         trajectory_id,
@@ -64,11 +65,12 @@ binned AS (
 )
 
 SELECT
-    unit,
+    unit, -- sampled tokens, or characters
     role,
-    outcome,
-    CASE WHEN n * 2 >= octave * 3 THEN octave * 3 // 2 ELSE octave END AS from_length,
+    outcome, -- solved, failed, or no outcome
+    CASE WHEN n * 2 >= octave * 3 THEN octave * 3 // 2 ELSE octave END AS from_length, -- the shortest length of the bin
+    -- the longest length of the bin
     CASE WHEN n * 2 >= octave * 3 THEN octave * 2 ELSE octave * 3 // 2 END - 1 AS to_length,
-    count(*) AS n_trajectories
+    count(*) AS n_trajectories -- trajectories of such a length
 FROM binned
 GROUP BY ALL

@@ -1,9 +1,7 @@
 -- trajectory_lengths: how many actions the trajectories have.
 -- One row per (role, outcome, bin of lengths) that holds a trajectory, of any split and iteration.
---   outcome                   solved, failed, or no outcome
---   from_actions, to_actions  the bin's lengths, both ends counted in; to_actions is null in the last one: and more
---   n_trajectories            those whose whole path, the parent's prefix counted, has so many actions
 -- Twenty bins of the same width hold 99% of the trajectories; the few that are longer share one more.
+-- Grain: role, outcome, from_actions.
 WITH lengths AS (
     SELECT
         role,
@@ -29,9 +27,10 @@ binned AS (
 
 SELECT
     role,
-    outcome,
-    CAST(bin * width AS INTEGER) AS from_actions,
+    outcome, -- solved, failed, or no outcome
+    CAST(bin * width AS INTEGER) AS from_actions, -- the fewest actions of the bin
+    -- the most actions of the bin; null in the last one: and more
     CAST(CASE WHEN bin < 20 THEN (bin + 1) * width - 1 END AS INTEGER) AS to_actions,
-    count(*) AS n_trajectories
+    count(*) AS n_trajectories -- those whose whole path, the parent's prefix counted, has so many actions
 FROM binned
 GROUP BY role, outcome, bin, width

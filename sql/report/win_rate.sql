@@ -1,13 +1,8 @@
 -- win_rate: how often tasks are solved from s_0.
 -- One row per (split, role, actor, iteration) of the experts' and the policies' rollouts from s_0;
 -- tasks of which two splits or envs are said count nowhere.
---   tasks                         tasks with a rollout that has an outcome; what has none counts for nothing
---   n_rollouts, n_solved          those rollouts, and the solved ones among them
---   win_rate                      the mean over tasks of the share of the task's rollouts that are solved
---   win_rate_low, win_rate_high   its 95% interval (Wilson's score interval, with tasks as the trials)
---   reward                        the mean over tasks of the mean reward of the task's rollouts; null: no rewards
---   reward_low, reward_high       its 95% interval (a normal one, of the tasks' means); null: fewer than two of them
 -- With several rollouts per task Wilson's is, if anything, too wide: a mean of rollouts varies less than one.
+-- Grain: split, role, actor, iteration.
 -- Source of the interval: Wilson, J. Am. Stat. Assoc. 22 (1927), 209-212.
 WITH by_task AS (
     SELECT
@@ -55,13 +50,15 @@ SELECT
     role,
     actor,
     iteration,
-    tasks,
-    n_rollouts,
-    n_solved,
-    win_rate,
+    tasks, -- tasks with a rollout that has an outcome; others count for nothing
+    n_rollouts, -- those rollouts
+    n_solved, -- the solved ones among them
+    win_rate, -- the mean over tasks of the share of the task's rollouts that are solved
+    -- the lower end of its 95% interval (Wilson's, with tasks as the trials)
     greatest(0, centre - half_width) AS win_rate_low,
-    least(1, centre + half_width) AS win_rate_high,
-    reward,
+    least(1, centre + half_width) AS win_rate_high, -- the upper end
+    reward, -- the mean over tasks of the mean reward of the task's rollouts; null: no rewards
+    -- the lower end of its 95% interval (a normal one, of the tasks' means); null: fewer than two
     reward - z * reward_error AS reward_low,
-    reward + z * reward_error AS reward_high
+    reward + z * reward_error AS reward_high -- the upper end; null: fewer than two tasks
 FROM intervals

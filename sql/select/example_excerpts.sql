@@ -2,6 +2,7 @@
 -- One row per example. from_step is the first step that is trained on, end_step the first left out (null: none), and
 -- suffix the text that the message at suffix_seq ends with: the last user message before the first action, where
 -- there is none the last other one that is not the assistant's, where there is none of these null.
+-- Grain: excerpt_number.
 WITH suffixed AS (
     SELECT
         e.row_number,

@@ -2,6 +2,7 @@
 -- the text of messages, for which actions_digest stands where it was recorded).
 -- One row: the sum of a digest of each trajectory, task and weight, the same for any order and any split over files;
 -- null of none. char 30 stands for null, so that it is not the empty text. The reward has all of its digits.
+-- Grain: one row.
 WITH digests AS (
     SELECT
         md5_number_lower(concat_ws(

@@ -1,6 +1,7 @@
 -- left_out: why the other trajectories are not trained on.
 -- One row per reason that applies, the first one of each trajectory counting (`general_reasons`).
 -- A trajectory that is in an example, a pair or a row of values is not left out, whatever part of it is trained.
+-- Grain: reason.
 SELECT
     g.reason,
     count(*) AS n_trajectories

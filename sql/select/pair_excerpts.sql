@@ -1,6 +1,7 @@
 -- pair_excerpts: what of which conversation the two sides of each selected pair hold.
--- Two rows per pair, the chosen side first. from_step is where the sides part, end_step the first step that is left out
--- (null: none).
+-- One row per side of a pair, the chosen side first. from_step is where the sides part, end_step the first step that is
+-- left out (null: none).
+-- Grain: excerpt_number.
 SELECT
     2 * p.row_number + s.side AS excerpt_number,
     CASE WHEN s.side = 0 THEN p.chosen_id ELSE p.rejected_id END AS trajectory_id,

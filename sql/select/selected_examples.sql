@@ -3,6 +3,7 @@
 -- n_trained_steps and n_expert_steps count the actions that get loss: those whose own weight is 0 get none. An example
 -- in which none does has no row.
 -- `chosen` is the method's answer: kind, trajectory_id, expert_id, from_step, suffix (text that the prompt ends with).
+-- Grain: example_id.
 WITH identified AS (
     SELECT
         md5(concat_ws(chr(31), kind, trajectory_id, coalesce(expert_id, ''), from_step)) AS example_id,

@@ -7,6 +7,7 @@
 -- value: what the action is worth, where the excerpt has values and the action's own weight is not 0.
 -- weight: the action's own weight (1 where it has none) on the actions (assistant messages that are no context) with
 -- step >= from_step, where the excerpt has values on those with one; 0 on all else.
+-- Grain: excerpt_number, seq.
 SELECT
     p.excerpt_number,
     m.seq,

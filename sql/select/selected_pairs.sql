@@ -3,6 +3,7 @@
 -- n_chosen_steps and n_rejected_steps count the actions that get loss: those whose own weight is 0 get none. A pair
 -- with a side in which none does has no row. chosen_end and rejected_end are the sides' numbers of actions.
 -- `chosen` is the method's answer: level, from_step, end_step (null: to the end), chosen_id, rejected_id and rewards.
+-- Grain: pair_id.
 WITH identified AS (
     SELECT
         -- the length keeps apart what the ids alone would not

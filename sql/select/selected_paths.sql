@@ -1,6 +1,7 @@
 -- selected_paths: whose messages make up each excerpt.
 -- One row per (excerpt, trajectory with messages on its path): the messages with step < path_end are taken, all of them
 -- where path_end is null.
+-- Grain: excerpt_number, owner_id.
 SELECT
     e.excerpt_number,
     e.from_step,

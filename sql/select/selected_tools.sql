@@ -1,6 +1,7 @@
 -- selected_tools: which tool definitions what is selected has.
 -- One row per trajectory of an excerpt that has some. tools_digest: the definitions are in `tool_definitions`.
 -- materialized, so that no text of definitions goes through the join
+-- Grain: trajectory_id.
 WITH digests AS MATERIALIZED (
     SELECT
         trajectory_id,

@@ -2,6 +2,7 @@
 -- One row per trajectory, numbered in the order in which they are written (example_id). step_values has the values by
 -- step. An action whose own weight is 0 gets none; a trajectory in which none is left has no row.
 -- `chosen` is the method's answer: trajectory_id, step, step_reward.
+-- Grain: example_id.
 WITH identified AS (
     SELECT
         md5(concat_ws(chr(31), 'values', c.trajectory_id)) AS example_id,

@@ -1,6 +1,7 @@
 -- task_counts: how far the train tasks are covered.
 -- One row: train tasks with an expert or policy trajectory, those of them that are solved, those with an example,
 -- a pair or a value.
+-- Grain: one row.
 WITH train AS (
     SELECT
         o.task_id,

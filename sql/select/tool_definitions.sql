@@ -1,5 +1,6 @@
 -- tool_definitions: the tool definitions of what is selected. They are long, and many trajectories have the same.
 -- One row per distinct text of definitions.
+-- Grain: tools_digest.
 WITH first_ones AS (
     SELECT min(trajectory_id) AS trajectory_id FROM selected_tools
     GROUP BY tools_digest

@@ -1,5 +1,6 @@
 -- value_excerpts: what of which conversation each selected row of values holds: all of it.
 -- One row per trajectory.
+-- Grain: excerpt_number.
 SELECT
     row_number AS excerpt_number,
     trajectory_id,

@@ -1,5 +1,6 @@
 -- why_own_examples: what a user's own method chose, and the general reason against the rest.
 -- One row per example of `chosen`, and one per other trajectory. Columns as in sql/explain/.
+-- Grain: trajectory_id, kind, expert_id, step.
 SELECT
     c.task_id,
     a.kind,

@@ -1,5 +1,6 @@
 -- why_own_pairs: what a user's own method paired, and the general reason against the rest.
 -- One row per pair of `chosen`, and one per trajectory that is in none. Columns as in sql/explain/.
+-- Grain: trajectory_id, kind, chosen_id, rejected_id, step.
 WITH paired AS (
     SELECT chosen_id AS trajectory_id FROM chosen
     UNION

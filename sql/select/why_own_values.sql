@@ -1,5 +1,6 @@
 -- why_own_values: which actions a user's own method gave a value, and the general reason against the rest.
 -- One row per value of `chosen`, and one per trajectory that has none. Columns as in sql/explain/.
+-- Grain: trajectory_id, step.
 SELECT
     c.task_id,
     c.role AS kind,

@@ -4,6 +4,7 @@
 --                picks one actor's); of a trajectory's last action the trajectory's own value
 --   n_rollouts   how many rollouts that is; 0: the last action
 -- Rollouts without an outcome count for nothing. The values are added in ascending order: the mean is one number.
+-- Grain: trajectory_id, step.
 -- Materialized: yes.
 -- Plans: score_expert, score_policy.
 -- Source: IPR, section 3.2, eq. 5 (https://arxiv.org/abs/2406.11176).
@@ -50,9 +51,10 @@ SELECT
     t.trajectory_id,
     t.task_id,
     t.role,
-    a.step,
+    a.step, -- the action a_step
+    -- the mean value of the scorer's rollouts after it
     list_sum(a.reward_values) / array_length(a.reward_values) AS step_reward,
-    CAST(array_length(a.reward_values) AS INTEGER) AS n_rollouts
+    CAST(array_length(a.reward_values) AS INTEGER) AS n_rollouts -- how many rollouts that is; 0: the last action
 FROM scored AS t
 INNER JOIN after_actions AS a ON t.trajectory_id = a.trajectory_id
 WHERE a.step < t.n_actions - 1

@@ -4,6 +4,7 @@
 -- samples, that is no mistake. Messages are read of those alone whose other columns, the digest of the actions among
 -- them, are equal already.
 -- `checked` has the trajectories to look at, with the columns of `outcomes`.
+-- Grain: trajectory_id.
 WITH keyed AS (
     SELECT
         c.trajectory_id,
