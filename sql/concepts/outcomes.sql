@@ -16,7 +16,7 @@ SELECT
     t.parent_id,
     t.branch_step,
     t.n_steps,
-    t.branch_step + t.n_steps AS n_actions, -- on its whole path, the parent's prefix counted
+    t.branch_step + t.n_steps AS n_actions, -- actions on its whole path, the parent's prefix counted
     t.reward,
     t.ended,
     CASE
